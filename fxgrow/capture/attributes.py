@@ -38,7 +38,7 @@ def _sourced(value: Any, source: Attribute, memo: dict[int, Any]) -> Any:
         sourced = {key: _sourced(item, replace(source, keys=(*source.keys, Item(key))), memo) for key, item in items}
         memo[id(value)] = sourced if isinstance(value, dict) else type(value)(sourced.values())
         return memo[id(value)]
-    if _is_settings(value):
+    if is_settings(value):
         if id(value) not in memo:
             memo[id(value)] = twin = copy.copy(value)
             for name, item in vars(value).items():
@@ -57,7 +57,7 @@ class Item:
         return repr(self.key)
 
 
-def _is_settings(value: Any) -> bool:
+def is_settings(value: Any) -> bool:
     """Whether an object is a record of settings, such as a model's config."""
     if isinstance(value, (nn.Module, torch.Tensor, type)) or callable(value) or not hasattr(value, "__dict__"):
         return False

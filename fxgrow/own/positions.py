@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from fxgrow.capture.attributes import is_settings
 from fxgrow.capture.inputs import Inputs, fitted
+from fxgrow.capture.numbers import Attribute
 from fxgrow.capture.recorder import FEATURES
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.modules.containers import flat_tensors, with_items
 from fxgrow.modules.devices import callers_code
 from fxgrow.modules.switching import in_mode
 from fxgrow.modules.tensors import OF_MODULES
+from fxgrow.own.sizes import Settings, put
 from fxgrow.planning.deepening import Children, Deepening
 from fxgrow.planning.names import recounted, series
 
@@ -29,10 +32,10 @@ INTERMEDIATES = "forward_intermediates"
 
 
 class Moved(NamedTuple):
-    """Another value for an attribute of the module at a path."""
+    """Another value for an attribute of the module at a path, or of an object of settings that it holds."""
 
     path: str
-    name: str
+    keys: tuple[str, ...]
     value: Any
 
 
@@ -78,8 +81,9 @@ def _tried(
 
 def _put(own: nn.Module, moved: Moved) -> Moved:
     """Give an attribute another value; what it was."""
-    attributes = own.get_submodule(moved.path).__dict__
-    before, attributes[moved.name] = attributes[moved.name], moved.value
+    attribute = Attribute(moved.path, moved.keys)
+    before = Settings(own).now(attribute)
+    put(own, attribute, moved.value)
     return moved._replace(value=before)
 
 
@@ -89,7 +93,8 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
     In what holds the blocks and in parts around it, the number of these (for `range(self.depth)`), the place of one
     (`self.blocks[: self.split]`), lists of such numbers (`self.depths`), collections of positions (timm's
     `out_indices`) or names (torchvision's `return_layers`), lists of what each block has (`self.rates[k]`), lists and
-    dictionaries of the blocks themselves; anywhere, dictionaries with an entry for each position.
+    dictionaries of the blocks themselves; the number, and lists, also in settings that a part holds
+    (`self.config.layers`); anywhere, dictionaries with an entry for each position.
     """
     for counted in series(new for new, _ in children.names).values():
         some = tuple(pair for pair in children.names if pair[0] in counted)
@@ -134,11 +139,15 @@ def _moved_in(own: nn.Module, children: Children) -> Iterator[Moved]:
     for length in range(len(steps) + 1):
         path, stage = ".".join(steps[:length]), next((int(step) for step in steps[length:] if step.isdigit()), 0)
         for name, value in _attributes(own, path):
-            yield from (Moved(path, name, now) for now in ways(value, stage) if now is not None)
+            yield from (Moved(path, (name,), now) for now in ways(value, stage) if now is not None)
+            for key, setting in list(vars(value).items()) if is_settings(value) else ():
+                counts = setting == before if type(setting) is int else type(setting) in (list, tuple)
+                again = ways(setting, stage) if counts else ()
+                yield from (Moved(path, (name, key), now) for now in again if now is not None)
     for path, _ in own.named_modules():
         for name, value in _attributes(own, path):
             if isinstance(value, dict) and value and list(value) == list(range(before)):
-                yield Moved(path, name, with_items(value, dict(enumerate(longer(value.values())))))
+                yield Moved(path, (name,), with_items(value, dict(enumerate(longer(value.values())))))
 
 
 def _names_items(value: Any) -> bool:

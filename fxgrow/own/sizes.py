@@ -112,11 +112,11 @@ class Settings:
             before = self.now(attribute)
             if before == value:
                 continue
-            _put(self.root, attribute, value)
+            put(self.root, attribute, value)
             twins = (replace(attribute, module=path) for path in alike[origins[attribute.module]])
             for twin in twins:
                 if twin not in self.values and self.now(twin) == before:
-                    _put(self.root, twin, value)
+                    put(self.root, twin, value)
 
 
 def _solved(source: Any, result: Any, free: Attribute, lookup: Callable[[Attribute], Any]) -> Any:
@@ -132,7 +132,8 @@ def _solved(source: Any, result: Any, free: Attribute, lookup: Callable[[Attribu
     return None if operand is None else _solved(source.operands[place], operand, free, lookup)
 
 
-def _put(root: nn.Module, attribute: Attribute, value: Any) -> None:
+def put(root: nn.Module, attribute: Attribute, value: Any) -> None:
+    """Give an attribute of a part, or of what it holds there, another value; every part that holds that gets it."""
     owner = root.get_submodule(attribute.module)
     name = attribute.keys[0]
     if len(attribute.keys) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,3 +205,35 @@ def test_lists_of_the_blocks_themselves_follow() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
     copied = pickle.loads(pickle.dumps(grown))
     assert copied.kept[5] is copied.b5 and fxgrow.grow(copied, depth=1.5, example_inputs=x).kept[8] is not None
+
+
+class InSettings(nn.Module):
+    """Blocks as many as settings say that several parts hold."""
+
+    class Inner(nn.Module):
+        def __init__(self, config: SimpleNamespace) -> None:
+            super().__init__()
+            self.config = config
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks[: self.config.layers]:
+                x = x + block(x)
+            return x
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(layers=3)
+        self.enter, self.inner, self.leave = nn.Linear(4, 8), self.Inner(self.config), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.inner(self.enter(x)))  # type: ignore[no-any-return]
+
+
+def test_settings_follow_that_count_blocks() -> None:
+    model, x = InSettings().double(), torch.randn(3, 4, dtype=torch.float64)
+    grown: Any = fxgrow.grow(model, depth=2, example_inputs=x)
+    assert isinstance(grown, InSettings) and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert grown.config is grown.inner.config and grown.config.layers == 6
+    assert model.config.layers == 3
+    assert torch.allclose(grown(x), model(x), rtol=1e-12)
