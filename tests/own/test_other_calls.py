@@ -374,3 +374,23 @@ def test_keys_in_a_tuple_that_code_looks_up_one_by_one() -> None:
     grown = fxgrow.grow(model, 2, example_inputs=x)
     for tasks in (("two",), ["two", "one"]):
         assert served_or_refused(model, grown, x, tasks)
+
+
+def pooled(self: Any, x: torch.Tensor, whole: bool = False) -> torch.Tensor:
+    units = self.read(x).relu().amax(2, keepdim=True)
+    return units.view(-1, 16).norm(dim=1) if whole else self.head(units.repeat(1, 1, x.shape[2]))
+
+
+class Points(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 4, 1)
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_an_output_for_another_number_of_samples_is_not_just_wider(form: str) -> None:
+    """Of twice the units, a view by their old number makes two samples of each."""
+    model, x = with_forward(Points, pooled), torch.randn(2, 3, 5).double()
+    grown = fxgrow.grow(model, 2, example_inputs=x, form=form)
+    assert served_or_refused(model, grown, x)
+    served_or_refused(model, grown, x, whole=True)
