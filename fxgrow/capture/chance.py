@@ -47,12 +47,17 @@ def without_chance(recorder: Recorder, again: Callable[[], Any]) -> Iterator[Non
     """
     generators = list(_generators(recorder.parts.values()))
     states = [generator.state() for generator in generators]
-    yield
-    for generator, state in zip(generators, states, strict=True):
-        if not _alike(generator.state(), state):
+    try:
+        yield
+        pairs = zip(generators, states, strict=True)
+        drawing = next((generator for generator, state in pairs if not _alike(generator.state(), state)), None)
+        if drawing is not None:
             line = _line_of_chance(again, generators)
+            raise chance(f"{DRAWS} {drawing.name}" + (f" ({line})" if line else ""), type(recorder.root).__name__)
+    except BaseException:
+        for generator, state in zip(generators, states, strict=True):
             generator.restore(state)
-            raise chance(f"{DRAWS} {generator.name}" + (f" ({line})" if line else ""), type(recorder.root).__name__)
+        raise
 
 
 @dataclass(frozen=True)

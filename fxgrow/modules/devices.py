@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -85,9 +86,9 @@ def callers_code() -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """What is drawn inside, on the CPU or this device, changes nothing of what is drawn afterwards.
+    """What torch (on the CPU or this device), Python and numpy draw inside changes nothing of what is drawn afterwards.
 
-    seed: what the draws inside start from; `torch.manual_seed` would start those of every other device anew too.
+    seed: what torch's draws inside start from; `torch.manual_seed` would start those of every other device anew too.
 
     >>> before = torch.get_rng_state()
     >>> with random_state_kept(torch.device("cpu"), seed=0):
@@ -97,6 +98,9 @@ def random_state_kept(device: torch.device, seed: int | None = None) -> Iterator
     """
     there: Any = None if device.type in WITHOUT_STATE else torch.get_device_module(device)
     with ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        if (numpy := sys.modules.get("numpy")) is not None:
+            stack.callback(numpy.random.set_state, numpy.random.get_state())
         if there is None:
             stack.enter_context(torch.random.fork_rng(devices=[]))
         else:

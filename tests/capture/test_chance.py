@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 from os import urandom
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,3 +90,25 @@ def test_values_of_the_input_are_not_named_so() -> None:
 
     with pytest.raises(UntraceableError, match="needs the values of a tensor"):
         fxgrow.grow(Asking(bool), 2, example_inputs=X)
+
+
+class Mixing(Skipping):
+    """Draws by numpy and Python before it asks for what no record has, where it is given labels."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: False)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        if labels is None:
+            return super().forward(x)
+        share = numpy.random.beta(0.4, 0.4) + random.random()
+        return super().forward(x * share * labels.max().item())
+
+
+def test_generators_are_as_they_were_also_where_a_forward_that_draws_fails() -> None:
+    before = random.getstate(), numpy.random.get_state()[2]
+    grown = fxgrow.grow(Mixing(), 2, example_inputs=X)
+    with pytest.raises(UntraceableError):
+        fxgrow.grow(Mixing(), 2, example_inputs=(X, torch.ones(4)))
+    assert (random.getstate(), numpy.random.get_state()[2]) == before
+    assert grown(X).shape == (4, 2)
