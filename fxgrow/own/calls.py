@@ -23,7 +23,7 @@ from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import GUARDS, STATE
 from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by
-from fxgrow.capture.probing import differences
+from fxgrow.capture.probing import differences, samples_of
 from fxgrow.capture.recording import Record, Recording
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.modules.containers import holds_tensor
@@ -207,7 +207,8 @@ class _OtherCalls:
         if sizes is not None and sizes != plain:
             if counts:
                 return "an output would be of another size"
-            if [size[:1] for size in sizes] == [size[:1] for size in plain]:  # of as many samples
+            samples = samples_of(call.inputs)
+            if all(now[:1] == size[:1] for now, size in zip(sizes, plain, strict=False) if size[:1] == (samples,)):
                 self.wider.append(call.text)
                 right.append(in_words(call.value))
                 return None
