@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,8 @@ def _telling(source: fx.Graph, grown: Callable[[], fx.Graph], argument: str, val
         sizes = _grown_sizes(source, grown())
         there = _factors(source, sizes, argument, value)
         others = _OTHERS if type(value) is int else [value * factor for factor in _FACTORS]
-        yield from [n for n in others if n != value and _factors(source, sizes, argument, n) not in (there, None)][:1]
+        telling = (n for n in others if n != value and _factors(source, sizes, argument, n) not in (there, None))
+        yield from itertools.islice(telling, 1)
 
 
 _OTHERS = (1, 3, 5, 7, 11, 2, 4, 6, 8, 12, 16, 32, 64)
