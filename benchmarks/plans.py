@@ -1,8 +1,9 @@
-"""Plans of many models, to compare commits: python -m benchmarks.plans dump DIR [...], compare DIR DIR, forms DIR
+"""Plans of many models, to compare commits: python -m benchmarks.plans dump DIR [...], compare DIR DIR, ...
 
 `dump` writes the plan of each model to a JSON file, {"error": ...} where there is none, and leaves out what is there
 already. `compare` prints the fields in which plans differ, and fails if any does; "nodes" stands for what follows
-from how a model is captured: names of nodes, and reasons that say at which node. `forms` counts how models come back.
+from how a model is captured: names of nodes, and reasons that say at which node. `forms DIR` counts how models come
+back; `sizes DIR DIR` fails if a model is to have fewer parameters by a plan of the second than by that of the first.
 """
 
 import argparse
@@ -23,13 +24,13 @@ NODES = ("nodes", "places", "regions")
 """Fields that hold names of nodes, wherever they are in a plan."""
 
 
-def dump(folder: Path, names: list[str], width: str | None, depth: str | None) -> None:
+def dump(folder: Path, names: list[str], width: str | None, depth: str | None, form: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = folder / f"{name.replace('/', '.')}.json"
         if not path.exists():
             try:
-                text = fxgrow.plan(without_weights(name), width, depth).to_json(indent=1)
+                text = fxgrow.plan(without_weights(name), width, depth, form=form).to_json(indent=1)
             except Exception as error:  # a crash is a finding, too
                 text = json.dumps({"error": f"{type(error).__name__}: {first_line(error)}"})
             path.write_text(text + "\n")
@@ -72,6 +73,18 @@ def compare(before: Path, after: Path) -> int:
     return 1 if counts["nodes"] or counts["different"] else 0
 
 
+def sizes(before: Path, after: Path) -> int:
+    """Which models get fewer parameters by the second plan than by the first."""
+    plans = [(path, json.loads(path.read_text())) for path in sorted(before.glob("*.json"))]
+    grown = {path.name: plan["totals"]["parameters_after"] for path, plan in plans if "totals" in plan}
+    now = {name: json.loads((after / name).read_text()).get("totals", {}).get("parameters_after", 0) for name in grown}
+    smaller = [name for name in grown if now[name] < grown[name]]
+    for name in smaller:
+        print(f"{name.removesuffix('.json')}: {grown[name]:,} and {now[name]:,}")
+    print(f"of {len(grown)} models, smaller: {len(smaller)}, larger: {sum(now[name] > grown[name] for name in grown)}")
+    return 1 if smaller else 0
+
+
 def forms(folder: Path) -> int:
     """How many of the models come back in their own class, and what stands in the way of the others."""
     counts: Counter[str] = Counter()
@@ -98,6 +111,7 @@ def main(arguments: list[str]) -> int:
     dumping.add_argument("folder", type=Path)
     dumping.add_argument("--width", help="1.5 unless there is a depth")
     dumping.add_argument("--depth")
+    dumping.add_argument("--form", default="auto", choices=("auto", "module", "graph"))
     dumping.add_argument(
         "--filter", action="append", metavar="GLOB", help="names of models, repeatable; all if left out"
     )
@@ -105,16 +119,21 @@ def main(arguments: list[str]) -> int:
     dumping.add_argument("--most", type=float, default=float("inf"), metavar="MILLIONS", help="of parameters")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
+    sizing = commands.add_parser("sizes")
+    sizing.add_argument("before", type=Path)
+    sizing.add_argument("after", type=Path)
     commands.add_parser("forms").add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     if options.command == "compare":
         return compare(options.before, options.after)
+    if options.command == "sizes":
+        return sizes(options.before, options.after)
     if options.command == "forms":
         return forms(options.folder)
     sample = "smallest-per-family" if options.families else "all"
     samples = [chosen(None, pattern, sample, at_most=options.most) for pattern in options.filter or ["*"]]
     names = dict.fromkeys(entry.full_name for entries in samples for entry in entries)
-    dump(options.folder, list(names), options.width or (None if options.depth else "1.5"), options.depth)
+    dump(options.folder, list(names), options.width or (None if options.depth else "1.5"), options.depth, options.form)
     return 0
 
 
