@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.capture.numbers import Attribute, plain, remembering
+from fxgrow.capture.numbers import Attribute, remembering
 
 
 def with_sources(model: nn.Module) -> nn.Module:
@@ -62,19 +62,6 @@ def is_settings(value: Any) -> bool:
     if isinstance(value, (nn.Module, torch.Tensor, type)) or callable(value) or not hasattr(value, "__dict__"):
         return False
     return is_dataclass(value) or type(value).__name__.lower().endswith(("config", "cfg", "args", "namespace"))
-
-
-def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """The numbers in attributes of modules, by path and name."""
-    held = ((path, name, value) for path, module in model.named_modules() for name, value in vars(module).items())
-    return {(path, name): value for path, name, value in held if type(value) is not bool and isinstance(value, _PLAIN)}
-
-
-def written_numbers(graph: fx.Graph, model: nn.Module, before: Mapping[Any, Any]) -> dict[tuple[str, str], Any]:
-    """The numbers of modules which a graph calls that the forward has written, even if they are what they were."""
-    called = {node.target for node in graph.nodes if node.op == "call_module"}
-    written = ((key, number) for key, number in numbers_of(model).items() if number is not before.get(key))
-    return {key: plain(number) for key, number in written if key[0] in called}
 
 
 def note_written(graphs: Iterable[fx.Graph], written: Mapping[tuple[str, str], Any]) -> None:

@@ -12,7 +12,7 @@ from torch import fx, nn
 from fxgrow.capture import contexts
 from fxgrow.capture.answers import made_of_sizes
 from fxgrow.capture.contexts import Settled
-from fxgrow.capture.held_state import NOTHING, contents_of, is_same, state_of, with_tensors
+from fxgrow.capture.held_state import Key, contents_of, with_tensors
 from fxgrow.capture.recorder import Recorder
 from fxgrow.modules.containers import of_kind
 from fxgrow.modules.shared_state import Change
@@ -24,29 +24,17 @@ OF_ARGUMENT = "argument "
 """Begins the place of what a forward leaves in one of its arguments."""
 
 
-Key = tuple[str, str, str]
-"""What `state_of` tells an attribute by: the path of its module, its kind and its name."""
-
-Numbers = Mapping[tuple[str, str], Any]
-"""Numbers in attributes, by the path of their module and their name."""
-
-
-def assigned_since(before: Mapping[Key, Any], recorder: Recorder) -> dict[Key, Any]:
-    """The buffers and attributes that are others than before, with what they hold."""
-    runner = recorder.root
-    return {
-        (path, kind, name): getattr(runner.get_submodule(path), name)
-        for (path, kind, name), value in state_of(runner).items()
-        if not is_same(value, before.get((path, kind, name), NOTHING)) and id(value) not in recorder.kept
-    }
-
-
 @dataclass(frozen=True)
 class Leavings:
-    """What a run has left: in buffers and attributes, in state that models share, in arguments."""
+    """What a run has left: in buffers and attributes, in state that models share, in arguments.
+
+    assigned: the buffers and attributes that are others than before. written: the numbers that were given to modules
+    which are a node, with what they were before.
+    """
 
     recorder: Recorder
     assigned: Mapping[Key, Any]
+    written: Mapping[tuple[str, str], tuple[Any, Any]]
     shared: list[Change]
     arguments: list[str]
 
@@ -76,10 +64,10 @@ class Leavings:
             )
             yield Settled(f"what the forward assigns to the {kind} {attribute}", path or self.name, lost)
 
-    def in_layers(self, written: Numbers, before: Numbers) -> Iterator[Settled]:
+    def in_layers(self) -> Iterator[Settled]:
         """The numbers of modules that are a node which are others than before."""
-        for (path, attribute), number in written.items():
-            if (path, attribute) in before and number != before[path, attribute]:
+        for (path, attribute), (before, number) in self.written.items():
+            if before is not None and number != before:
                 yield Settled(f"what the forward assigns to the attribute {attribute}", path, lost=True)
 
     def elsewhere(self) -> Iterator[Settled]:

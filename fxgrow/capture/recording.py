@@ -14,14 +14,14 @@ from torch import fx, nn
 
 from fxgrow.capture import contexts
 from fxgrow.capture.answers import behind
-from fxgrow.capture.attributes import numbers_of, with_sources, written_numbers
+from fxgrow.capture.attributes import with_sources
 from fxgrow.capture.builder import ASIDE, OutsideError
 from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
-from fxgrow.capture.held_state import NOTHING, is_same, state_of
+from fxgrow.capture.held_state import HeldState
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.leavings import Leavings, assigned_since, made_of_weights
+from fxgrow.capture.leavings import Leavings, made_of_weights
 from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import Comparison
@@ -84,6 +84,8 @@ class Recording:
         self.features: Any = None
         self.graph = fx.Graph()
         """What the last run recorded, also where it failed."""
+        self._as_it_was: nn.Module | None = None
+        """What the last run has left as it was, so that the next one can run it."""
 
     def record(
         self,
@@ -114,33 +116,47 @@ class Recording:
         self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None, shared: SharedState
     ) -> Record:
         arguments = bound(self.bare, inputs)
-        runner = with_sources(twin_of(self.bare, dtype, share=dtype is None))
+        runner = self._runner(dtype)
         switched = list(_changed_by_mode(runner, mode == "train"))
         recorder = self._recorder(runner)
         recorder.settled.extend(switched)
         self.graph = recorder.graph
-        before, numbers_before = state_of(runner), numbers_of(runner)
+        before = HeldState(runner)
         output, form = self._output(recorder, arguments, len(inputs[0]))
-        assigned = assigned_since(before, recorder)
+        after = HeldState(runner)
+        changes = after.changes_since(before).items()
+        assigned = {key: value for key, (_, value) in changes if id(value) not in recorder.kept}
         recorder.graph.output(recorder.result(output))
         if recorder.counts:
             self._refuse_what_hangs_on_counts(recorder, mode, inputs, dtype)
         if not self.shapes:
             self.shapes, self.features = recorder.shapes, recorder.features
-        written = written_numbers(recorder.graph, runner, numbers_before)
-        run = Leavings(recorder, assigned, shared.changed(), recorder.left_in_arguments(output))
-        recorder.settled.extend((*run.in_modules(), *run.in_layers(written, numbers_before), *run.elsewhere()))
+        called = {node.target for node in recorder.graph.nodes if node.op == "call_module"}
+        written = {key: numbers for key, numbers in after.numbers_since(before).items() if key[0] in called}
+        run = Leavings(recorder, assigned, written, shared.changed(), recorder.left_in_arguments(output))
+        recorder.settled.extend((*run.in_modules(), *run.in_layers(), *run.elsewhere()))
         left = tuple(run.places())
         if run.values:
             recorder.settled.extend(self._parts_at_the_next_call(recorder, inputs, run.tensors()))
         recorder.settled.extend((*run.decided_by(), *run.written_into()))
         compared = {str(node.target) for node in behind(recorder.settling) if node.op == "placeholder"}
         _without_dead_code(recorder.graph)
-        by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
+        switching = any(map(switches_itself, runner.modules()))
+        by_mode = recorder.by_mode or switching
+        if dtype is None and not (switching or run.shared) and after.is_that_of(before):
+            self._as_it_was = runner
+        numbers = {key: number for key, (_, number) in written.items()}
         comparisons, by_size = recorder.comparisons, recorder.by_size
         questions = frozenset(recorder.questions)
         settled = recorder.settled
-        return Record(recorder.graph, form, settled, compared, comparisons, by_mode, by_size, questions, left, written)
+        return Record(recorder.graph, form, settled, compared, comparisons, by_mode, by_size, questions, left, numbers)
+
+    def _runner(self, dtype: Callable[[torch.dtype], torch.dtype] | None) -> nn.Module:
+        """The model to run, whose attributes remember where they stand."""
+        if dtype is None and self._as_it_was is not None:
+            runner, self._as_it_was = self._as_it_was, None
+            return runner
+        return with_sources(twin_of(self.bare, dtype, share=dtype is None))
 
     def _output(self, recorder: Recorder, arguments: dict[str, Any], positional: int) -> tuple[Any, Form | None]:
         """What the forward returns, taken apart."""
@@ -167,7 +183,7 @@ class Recording:
         """
         turned = (c.turning for c in sorted(first.comparisons) if c.size in first.counts and c.number > 1)
         for count in (*OTHERS, *map(taking, turned)):
-            runner = with_sources(twin_of(self.bare, dtype, share=dtype is None))
+            runner = self._runner(dtype)
             runner.train(mode == "train")
             again = self._recorder(runner)
             again.count = count
@@ -226,7 +242,7 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     parts = dict(model.named_modules())
     switching = {path: part for path, part in parts.items() if switches_itself(part)}
     own = {path for path, part in switching.items() if any(True for _ in nn.Module.parameters(part, recurse=False))}
-    before = state_of(model) if own else {}
+    before = HeldState(model) if own else None
     remedy = "pass a model whose train() and eval() run"
     with as_error(CaptureError, "a change of mode fails", where=type(model).__name__, remedy=remedy):
         model.train(training)
@@ -242,10 +258,10 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     if left:
         finding = f"that a change to {'train' if training else 'eval'} mode leaves {len(left)} of its parts as they are"
         yield Settled(finding, left[0] or type(model).__name__, lost=True)
-    for (path, kind, name), value in state_of(model).items() if own else ():
-        was = before.get((path, kind, name), NOTHING)
-        kept = isinstance(value, torch.Tensor) or isinstance(was, torch.Tensor)  # of which the record has how
-        if path in own and kind == "attribute" and not kept and not is_same(value, was):
+    changes = HeldState(model).changes_since(before) if before is not None else {}
+    for (path, kind, name), values in changes.items():
+        kept = any(isinstance(value, torch.Tensor) for value in values)  # of which the record has how
+        if path in own and kind == "attribute" and not kept:
             finding = f"what a change of mode does to {name} and to weights"
             yield Settled(finding, path or type(model).__name__, lost=True)
 

@@ -124,6 +124,8 @@ class _Exchange:
         value = self.others.get(id(value), value)
         if type(value) in _PLAIN or id(value) in self.made:
             return self.made.get(id(value), value)
+        if type(value) is tuple and all(type(item) in _PLAIN for item in value):
+            return value
         self.alive.append(value)
         held = held_by(value, self.package)
         if held is None:

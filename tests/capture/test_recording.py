@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 import fxgrow
 from fxgrow.capture import capture
 from fxgrow.capture.numbers import Attribute, Expression
+from fxgrow.capture.recording import Recording
+from fxgrow.capture.skeleton import skeleton, twin_of
 from fxgrow.errors import CaptureError, FxgrowError, SettledError, UntraceableError
 from fxgrow.proof.certificate import Verdict
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, normal
@@ -640,3 +642,39 @@ def test_an_input_whose_shape_changes_in_place() -> None:
     assert x.shape == (1, 5, 6)
     with pytest.raises(FxgrowError, match="a graph cannot keep that an input or a weight gets another shape in place"):
         fxgrow.grow(model, 2, example_inputs=normal(5, 6), form="graph")
+
+
+@pytest.mark.parametrize(
+    ("was_here", "leaves"),
+    [
+        (lambda m: "count" in vars(m), lambda m: setattr(m, "count", 1)),
+        (lambda m: len(m.box["seen"]) > 0, lambda m: m.box["seen"].append(1)),
+        (lambda m: len(m._modules) > 2, lambda m: m.add_module("further", nn.Identity())),
+        (lambda m: len(m.enter._forward_hooks) > 0, lambda m: m.enter.register_forward_hook(lambda *_: None)),
+        (lambda m: not hasattr(m, "once"), lambda m: delattr(m, "once")),
+        (lambda m: m.leave.in_features < 0, lambda m: setattr(m.leave, "in_features", -1)),
+    ],
+    ids=["attribute", "list", "part", "hook", "deleted", "number"],
+)
+def test_each_record_is_of_the_model_as_it_was_before(
+    was_here: Callable[[Any], bool], leaves: Callable[[Any], Any]
+) -> None:
+    def between(self: Any, h: Tensor) -> Tensor:
+        if was_here(self):
+            return h.relu()
+        leaves(self)
+        return h
+
+    model: Any = model_of(between)
+    model.box, model.once = {"seen": []}, True
+    recording = Recording(skeleton(model), torch.device("cpu"))
+    for _ in range(3):
+        assert "relu" not in str(recording.record("eval", ((X,), {})).graph)
+
+
+def test_a_model_that_a_run_leaves_as_it_was_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[Any] = []
+    monkeypatch.setattr("fxgrow.capture.recording.twin_of", lambda *a, **k: copied.append(0) or twin_of(*a, **k))
+    recording = Recording(skeleton(model_of(by_rank)), torch.device("cpu"))
+    graphs = [recording.record(mode, ((X,), {})).graph for mode in ("eval", "train", "eval")]
+    assert str(graphs[0]) == str(graphs[1]) == str(graphs[2]) and len(copied) == 1
