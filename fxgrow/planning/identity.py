@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.modules.containers import along, flat_tensors
 from fxgrow.planning.analysis import module_of
-from fxgrow.rules.calls import Call, at_zero, name_of, places_of, tensor_operands, writes
+from fxgrow.rules.calls import Call, at_zero, name_of, places_of, reached, tensor_operands, writes
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.convolution import DIRAC, can_be_identity
 from fxgrow.rules.intervals import ANY, Interval, left_alone
@@ -330,14 +330,25 @@ class Block:
 
     @cached_property
     def _writes(self) -> dict[fx.Node, list[fx.Node]]:
-        """What writes into a part of a tensor, by the node that made this; what writes into all of it is the tensor."""
+        """What writes into a part of a tensor that is read again, by the node that made this.
+
+        What writes into all of it is the tensor.
+        """
         by_tensor: dict[fx.Node, list[fx.Node]] = {}
         for node in self.inside:
             if writes(node, module_of(self.model, node)) and node.args and isinstance(node.args[0], fx.Node):
-                made = shown_by(node.args[0], partial(module_of, self.model), self.entry)
-                if made is not node.args[0] or _sets_items(node):
+                made = self._made(node.args[0])
+                if (made is not node.args[0] or _sets_items(node)) and self._is_read_after(made, node):
                     by_tensor.setdefault(made, []).append(node)
         return by_tensor
+
+    def _made(self, node: fx.Node) -> fx.Node:
+        return shown_by(node, partial(module_of, self.model), self.entry)
+
+    def _is_read_after(self, made: fx.Node, write: fx.Node) -> bool:
+        """Whether a node reads a tensor, or a view of it, after what was written; what `write` gives is no view."""
+        views = reached([made], lambda node: [u for u in node.users if u is not write and self._made(u) is made])
+        return any(write < user for view in views for user in view.users)
 
     def _call(self, node: fx.Node) -> Call | None:
         module = module_of(self.model, node)

@@ -44,6 +44,12 @@ def into_the_branch(y: Tensor, write: Callable[[Tensor], Tensor]) -> Tensor:
     return y + branch
 
 
+def into_what_a_layer_passes_on(y: Tensor, write: Callable[[Tensor], Tensor]) -> Tensor:
+    branch = nn.functional.dropout(write(y), 0.1, False)  # which is the tensor itself
+    branch += y
+    return branch
+
+
 def shifted(y: Tensor, write: Callable[[Tensor], Tensor]) -> Tensor:
     y[:, 1:] = y[:, :-1].clone() + write(y[:, 1:])
     return y
@@ -83,6 +89,14 @@ def test_what_is_written_starts_at_zero(way: Callable[..., Tensor]) -> None:
     assert len(grown[1]) == 4
     assert worst_error(model, grown, (X,), training=True) <= 1e-12
     assert not grown[1][1].write.weight.any() and not grown[1][1].out.weight.any()
+
+
+def test_a_sum_may_be_written_into_what_a_layer_passes_on() -> None:
+    model = model_of(into_what_a_layer_passes_on)
+    grown: Any = fxgrow.grow(model, depth={"1": 2}, example_inputs=X)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert len(grown[1]) == 4 and not grown[1][1].write.weight.any()
+    assert worst_error(model, grown, (X,), training=True) <= 1e-12
 
 
 @pytest.mark.parametrize("way", [shifted, zeroed, input_into_the_branch])
