@@ -24,10 +24,10 @@ from fxgrow.modules.containers import flat_tensors
 from fxgrow.modules.devices import callers_code
 from fxgrow.modules.libraries import home_of, is_installed
 from fxgrow.modules.switching import in_mode
-from fxgrow.modules.tensors import within
+from fxgrow.modules.tensors import dotted, within
 from fxgrow.own.edited import ReadOut
 from fxgrow.own.positions import last_places
-from fxgrow.planning.deepening import Deepening
+from fxgrow.planning.deepening import Children, Deepening
 from fxgrow.planning.deepening import renamed as moved
 from fxgrow.rules.registry import law_of_module
 
@@ -113,7 +113,7 @@ def follow_sizes(
     infos = getattr(own, "feature_info", None)
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
-        own.feature_info = _informed(infos, *shapes, places, added)
+        own.feature_info = _informed(infos, *shapes, places, added, depth.children if depth is not None else ())
     return changes
 
 
@@ -263,9 +263,17 @@ def _pairs(before: Shapes, after: Shapes, key: tuple[str, str]) -> Iterator[tupl
         yield from zip(old[1:], new[1:], strict=False)
 
 
-def _informed(infos: Any, before: Shapes, after: Shapes, origins: Mapping[str, str], added: Collection[str]) -> Any:
+def _informed(
+    infos: Any,
+    before: Shapes,
+    after: Shapes,
+    origins: Mapping[str, str],
+    added: Collection[str],
+    containers: Collection[Children],
+) -> Any:
     """timm's `feature_info` with an entry for each block that has come, and the channels that parts have now.
 
+    Where only some blocks have an entry, as the last of each stage, there are no more entries: they follow their block.
     What a model puts out keeps its size: the entries of the outputs of one that gives features stay as they are.
     added: the paths of blocks that have come.
     """
@@ -274,28 +282,42 @@ def _informed(infos: Any, before: Shapes, after: Shapes, origins: Mapping[str, s
         return infos
     put_out: Any = getattr(infos, "out_indices", ())
     outputs = {number % len(entries) for number in put_out}  # timm counts from the end too
+    paths = [_whole_path(str(entry.get("module", "")), set(origins.values())) for entry in entries]
+    ends = {old: new for container in containers for old, new in _last_of_each(container, origins, paths)}
+    places = {new: place for place, new in enumerate(origins)}
     made: list[tuple[int, int | None, dict[str, Any]]] = []  # place in the model, number before, entry
-    for number, entry in enumerate(entries):
+    for number, (entry, whole) in enumerate(zip(entries, paths, strict=True)):
         path, size = str(entry.get("module", "")), entry.get("num_chs")
-        whole = _whole_path(path, set(origins.values()))
         if whole is None:
             made.append((made[-1][0] if made else 0, number, dict(entry)))
             continue
         if type(size) is int and number not in outputs:
             size = _counterpart("num_chs", size, before, after, whole)
-        for place, (new, origin) in enumerate(origins.items()):
-            if origin == whole:
-                changed = {**entry, "module": new[len(whole) - len(path) :], "num_chs": size}
-                made.append((place, None if new in added else number, changed))
+        block = next((block for block in ends if within(whole, block)), None)
+        moved_on = ends[block] + whole[len(block) :] if block is not None else ""
+        for new in [moved_on] if moved_on in origins else [new for new, origin in origins.items() if origin == whole]:
+            changed = {**entry, "module": new[len(whole) - len(path) :], "num_chs": size}
+            made.append((places[new], None if new in added and new != moved_on else number, changed))
     made.sort(key=lambda item: item[0])
     result = [{**entry, "index": place} if "index" in entry else entry for place, (_, _, entry) in enumerate(made)]
     if isinstance(infos, list):
         return result
     twin = copy.copy(infos)
     twin.info = result
-    places = last_places([number is not None for _, number, _ in made])
-    twin.out_indices = type(put_out)(places[number] for number in put_out)
+    now = last_places([number is not None for _, number, _ in made])
+    twin.out_indices = type(put_out)(now[number] for number in put_out)
     return twin
+
+
+def _last_of_each(
+    container: Children, origins: Mapping[str, str], paths: Collection[str | None]
+) -> Iterator[tuple[str, str]]:
+    """Where only some children of a container are named: each as it was, and the last before the next as it was."""
+    above = origins.get(container.path, container.path)
+    olds = [dotted(above, old) for _, old in container.names if old]
+    if not all(any(path is not None and within(path, old) for path in paths) for old in olds):
+        places = last_places([bool(old) for _, old in container.names])
+        yield from zip(olds, (dotted(container.path, container.names[place][0]) for place in places), strict=True)
 
 
 def _whole_path(ending: str, paths: Collection[str]) -> str | None:

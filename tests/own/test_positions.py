@@ -46,6 +46,7 @@ class Staged(nn.Module):
         self.ends, self.heads = [1, 4], [1, 2]
         self.resized = Resized([1, 1, 2, 2, 2])
         self.head = nn.Linear(8, 3)
+        self.feature_info = [{"num_chs": 4 * (k + 1), "module": f"blocks.{end}"} for k, end in enumerate(self.ends)]
 
     def forward_intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         kept = []
@@ -78,6 +79,7 @@ def test_positions_that_another_method_reads_follow() -> None:
     assert isinstance(grown, Staged) and len(grown.blocks) == 7
     assert (grown.ends, grown.heads) == ([2, 6], [1, 2])
     assert grown.resized.factors == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
+    assert [info["module"] for info in grown.feature_info] == ["blocks.2", "blocks.6"]
     assert (model.ends, len(model.resized.factors)) == ([1, 4], 5)
     for network in (grown, pickle.loads(pickle.dumps(grown))):
         last, kept = network.forward_intermediates(X)
