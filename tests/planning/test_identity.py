@@ -34,6 +34,19 @@ def halves(block: Written, x: Tensor, h: Tensor) -> Tensor:
     return torch.cat([unchanged, changed + h[:, :4] * block.gain[:4]], 1)
 
 
+def into_a_view(block: Written, x: Tensor, h: Tensor) -> Tensor:
+    view = (h * block.gain).view(-1, 8)
+    view += x
+    return view
+
+
+def into_a_view_and_beside(block: Written, x: Tensor, h: Tensor) -> Tensor:
+    branch = h * block.gain
+    view = branch.view(-1, 8)
+    view += x
+    return branch + view
+
+
 IDENTITIES: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {
     "a sum": lambda block, x, h: h @ block.square + x,
     "a difference": lambda block, x, h: torch.sub(x, h * block.gain),
@@ -41,6 +54,8 @@ IDENTITIES: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {
     "addcmul": lambda block, x, h: torch.addcmul(x, block.gain, h),
     "addmm": lambda block, x, h: torch.addmm(x, h, block.square),
     "one half": halves,
+    "into a view of the branch": into_a_view,
+    "into a dropped branch": lambda block, x, h: F.dropout(h * block.gain, 0.0).add_(x),
     "a mixture": lambda block, x, h: (1 - block.gain) * x + block.gain * h,
     "a gated unit": lambda block, x, h: x + F.glu(F.linear(h, torch.cat([block.square, block.square])), -1),
 }
@@ -50,6 +65,7 @@ OTHERS: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {
     "the input from a branch": lambda block, x, h: h * block.gain - x,
     "a mixture of other shares": lambda block, x, h: (2 - block.gain) * x + block.gain * h,
     "the input scaled": lambda block, x, h: torch.add(h * block.gain, x, alpha=0.5),
+    "into a view that is read again": into_a_view_and_beside,
     "over the input": lambda block, x, h: h * block.gain / x,
 }
 
