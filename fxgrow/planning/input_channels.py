@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx, nn
 
-from fxgrow.axes.layout import Leaf, resolve
+from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import Inputs, Place
 from fxgrow.errors import PlanError
@@ -74,13 +74,17 @@ def open_inputs(captured: Captured, asked: int | str) -> Channels:
     why = dict.fromkeys(str(reason) for reason in reasons if reason is not None and not reason.quiet)
     _open(captured, lambda node: {(n, k) for argument, n, k in places if argument == _argument(node, captured.inputs)})
     sizes = sorted(set(places.values()))
-    if len(sizes) != 1:
-        nothing = "; ".join(("no layer with weights reads them", *why))
-        said = f"layers read {' and '.join(map(str, sizes))} of them" if sizes else nothing
+    if len(sizes) != 1 or len({place[:2] for place in places}) < len(places):
+        several = sorted({axis for argument, n, axis in places if sum(p[:2] == (argument, n) for p in places) > 1})
+        said = "; ".join(("no layer with weights reads them", *why))
+        if several:
+            said = f"layers read its axes {' and '.join(map(str, several))}"
+        elif sizes:
+            said = f"layers read {' and '.join(map(str, sizes))} of them"
         raise PlanError(
             f"it is not clear what its input channels are: {said}",
             where=type(captured.model).__name__,
-            remedy="pass in_chans= for a model whose first layers read its inputs, all of as many channels",
+            remedy="pass in_chans= for a model whose first layers read one axis of each input, all of as many channels",
         )
     return Channels(sizes[0], more_than(sizes[0], asked, "in_chans"), tuple(sorted(places, key=str)))
 
@@ -108,8 +112,12 @@ def _tensors(node: fx.Node) -> Iterator[tuple[int, torch.Tensor]]:
 
 
 def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place, int]]:
-    """The axes of inputs that are summed over with weights (parameters, or made of these alone), with their sizes."""
+    """The axes of inputs that are summed over with weights (parameters, or made of these alone), with their sizes.
+
+    Of an image that a layer reads whole, flattened, these are the channels alone: axis 1, as everywhere in torch.
+    """
     summed: set[Leaf] = set()
+    flattened: list[set[Leaf]] = []
     of_parameters: set[Op] = set()
 
     def is_weight(tensor: Tensor) -> bool:
@@ -121,11 +129,16 @@ def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place,
             of_parameters.add(op)
         if op.law.family in ("contraction", "recurrent"):
             output_leaves = {leaf for tensor in tensors(op.output) for leaf in tensor.leaves()}
-            weights = filter(is_weight, operands)
-            summed.update(leaf for tensor in weights for leaf in tensor.leaves() if leaf not in output_leaves)
-    for place, leaf in _axes(analysis, inputs):
-        if leaf in summed:
-            yield place, leaf.size
+            for layout in (axis for tensor in filter(is_weight, operands) for axis in tensor.axes):
+                flattened.append({leaf for leaf in leaves(layout) if leaf not in output_leaves})
+                summed |= flattened[-1]
+    axes = dict(_axes(analysis, inputs))
+    for (argument, number, axis), leaf in axes.items():
+        channels = axes.get((argument, number, 1))
+        is_image = (argument, number, 3) in axes
+        is_position = is_image and axis > 1 and any({leaf, channels} <= together for together in flattened)
+        if leaf in summed and not is_position:
+            yield (argument, number, axis), leaf.size
 
 
 def _axes(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place, Leaf]]:

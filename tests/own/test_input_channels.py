@@ -155,6 +155,23 @@ def test_what_is_no_number_of_channels(asked: Any) -> None:
         fxgrow.plan(timm_model("test_resnet"), in_chans=asked, example_inputs=IMAGES)
 
 
+@pytest.mark.parametrize("side", [2, 3])
+def test_channels_of_a_flattened_image_are_its_first_axis(side: int) -> None:
+    model = lively(nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, 8), nn.ReLU(), nn.Linear(8, 2))).double()
+    x, more = normal(2, 3, side, side), normal(2, 2, side, side)
+    grown = fxgrow.grow(model, 1.5, in_chans="+2", example_inputs=x)
+    assert fxgrow.report(grown).plan.channels == Channels(3, 5, ((0, 0, 1),))
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    torch.testing.assert_close(grown(torch.cat([x, more], 1)), model(x), rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_a_table_that_is_read_whole_has_no_channels(size: int) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(PlanError, match="layers read its axes 1 and 2"):
+        fxgrow.plan(model, in_chans="+1", example_inputs=normal(2, 3, size))
+
+
 def test_where_no_layer_reads_the_input() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
     with pytest.raises(PlanError, match="no layer with weights reads them"):
