@@ -1,4 +1,4 @@
-"""Rewrites a graph as a plan says: literals, ratios, guards, assertions on old sizes."""
+"""Rewrites a graph as a plan says: literals, ratios, numbers as they were, guards, assertions on old sizes."""
 
 from __future__ import annotations
 
@@ -78,12 +78,33 @@ def _ratio(node: fx.Node, edit: NodeEdit) -> None:
     if shape is not None:  # a shape in one node: its items one by one
         items = tuple(_inserted(node, operator.getitem, shape, k) for k in range(len(shape.meta["value"])))
         put_argument(node, edit.path[:-1], items)
-    number = follow(node, edit.path)
-    numerator, denominator = edit.value if isinstance(edit.value, tuple) else (edit.value, 1)
+    ratio = edit.value if isinstance(edit.value, tuple) else (edit.value, 1)
+    put_argument(node, edit.path, _scaled(node, follow(node, edit.path), *ratio))
+
+
+def _scaled(node: fx.Node, number: fx.Node, numerator: Any, denominator: int) -> fx.Node:
     scaled = _inserted(node, operator.mul, number, numerator)
-    if denominator != 1:
-        scaled = _inserted(node, operator.floordiv, scaled, denominator)
-    put_argument(node, edit.path, scaled)
+    return _inserted(node, operator.floordiv, scaled, denominator) if denominator != 1 else scaled
+
+
+def _as_before(node: fx.Node, edit: NodeEdit) -> None:
+    from fxgrow.rules.shape import follow
+
+    copies: dict[fx.Node, fx.Node] = {}
+
+    def before(number: fx.Node) -> fx.Node:
+        """What a number was; another node where it is computed from a size that grew."""
+        if number not in copies:
+            if number.name in edit.value:
+                copies[number] = _scaled(node, number, *edit.value[number.name])
+            elif all(before(operand) is operand for operand in number.all_input_nodes):
+                copies[number] = number
+            else:
+                with node.graph.inserting_before(node):
+                    copies[number] = node.graph.node_copy(number, before)
+        return copies[number]
+
+    put_argument(node, edit.path, before(follow(node, edit.path)))
 
 
 def _guard(node: fx.Node, edit: NodeEdit) -> None:
@@ -125,6 +146,7 @@ def _multiply(node: fx.Node, edit: NodeEdit) -> None:
 _APPLY = {
     "literal": _literal,
     "ratio": _ratio,
+    "as_before": _as_before,
     "guard": _guard,
     "core_input": _core_input,
     "erase": lambda node, edit: node.graph.erase_node(node),

@@ -7,7 +7,6 @@ size of a tensor, or an attribute that can be set, and not a number that happens
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import operator
 import sys
@@ -320,20 +319,35 @@ def _settling(plainly: Callable[..., Any]) -> Any:
             elif recordings and (source := getattr(number, "source", None)) is not None:
                 recordings[-1].attributes_asked.update(attributes_in(source))
         operand = rest[0] if rest else 0
-        node = node_of(self) if name != "hash" else None
-        for number, other in itertools.permutations((node, node_of(operand))):
+        question = name if rest else "ne"  # 0, for which it is true
+        nodes = (node_of(self) if name != "hash" else None, node_of(operand))
+        asked = ((question, *nodes, operand), (_MIRRORED.get(question, question), *nodes[::-1], self))
+        for _, number, other, _ in asked:
             if number is not None and other is not None and number.op == "placeholder":
                 number.meta.setdefault(COMPARED, set()).add(other.meta["value"])
-        if isinstance(operand, int) and node is not None and node_of(operand) is None:
-            size, steps = _computed_from(node)
-            leading = size.target == "size" and size.args[1:] == (0,)
-            question = name if rest else "ne"  # 0, for which it is true
-            recordings[-1].comparisons.add(
-                Comparison(question, plain(size.meta["value"]), plain(operand), outcome, leading, steps)
-            )
+        for question, number, other, value in asked:
+            if isinstance(value, int) and number is not None and (other is None or _counts_units(other)):
+                size, steps = _computed_from(number)
+                leading = size.target == "size" and size.args[1:] == (0,)
+                recordings[-1].comparisons.add(
+                    Comparison(question, plain(size.meta["value"]), plain(value), outcome, leading, steps)
+                )
         return outcome
 
     return method
+
+
+_MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
+"""What is asked of the right operand where this is asked of the left one."""
+
+
+def _counts_units(size: fx.Node) -> bool:
+    """Whether a number is the size of the axis of a tensor along which its units lie."""
+    if size.target != "size" or len(size.args) != 2:
+        return False
+    tensor: Any = size.args[0]
+    rank = tensor.meta["value"].ndim
+    return bool(size.args[1] == (1 if rank > 3 else rank - 1))
 
 
 def _computed_from(number: fx.Node) -> tuple[fx.Node, tuple[tuple[str, int], ...]]:

@@ -85,6 +85,10 @@ def own_class(
     before = captured.recording
     if isinstance(source, fx.GraphModule) or before is None:
         return Obstacle("it is a graph already", type(source).__name__)
+    for each in (plan, *(course for _, course in others)):
+        if (edit := next((edit for edit in each.nodes if edit.kind == "as_before"), None)) is not None:
+            what = "a number is computed from a size that grows and from what each call is given, and has to stay"
+            return Obstacle(what, type(source).__name__, edit.node)
     if "forward" in vars(source) and held_forward(source) is None:
         return Obstacle("its forward is a function that it holds, and no method of it", type(source).__name__)
     handed = dict(given)

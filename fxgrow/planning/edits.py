@@ -21,8 +21,9 @@ class NodeEdit:
     mode: which graph: "both", "eval" or "train".
     node: its name.
     kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
-        "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size), "multiply"
-        (the input of a layer by `value`).
+        "as_before" (compute it from the sizes before growth: `value` has, by the names of their nodes, what these were
+        and are), "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size),
+        "multiply" (the input of a layer by `value`).
     path: where in the node's arguments.
     value: what comes there.
     """

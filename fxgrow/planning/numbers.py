@@ -18,6 +18,7 @@ from fxgrow.capture.numbers import operand_for
 from fxgrow.modules.containers import each_of_kind
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
+from fxgrow.planning.scaling import Scaling
 from fxgrow.planning.sizing import size_after
 from fxgrow.rules.calls import reached
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
@@ -153,6 +154,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
     numbers = Numbers(analysis, growth, staying)
     mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
     _let_attributes(numbers)
+    scaling = Scaling(analysis, numbers.after)
     for node, (place, value) in numbers.literals.items():
         yield NodeEdit(mode_of[id(node.graph)], node.name, "literal", ("args", place), value)
     for op in analysis.ops:
@@ -166,11 +168,14 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
             bound.add(path)
             raw = follow(op.node, path)
             before, after = raw.meta["value"], numbers.after(raw)
+            if scaling.factor(raw) is None and (grown := scaling.grown_sizes(raw)):
+                yield NodeEdit(mode, op.node.name, "as_before", path, grown)
+                continue
             if before and not after:
                 raise numbers.loose(raw, op.place)
             if before != after:
                 yield NodeEdit(mode, op.node.name, "ratio", path, _ratio(before, after))
-        _refuse_loose(numbers, op, bound)
+        _refuse_loose(numbers, scaling, op, bound)
     for mode, graph in analysis.graphs.items():
         for node in graph.output_node().all_input_nodes:
             if not any(tensors(analysis.trees[node])) and changed(node.meta["value"], numbers.after(node)):
@@ -236,12 +241,12 @@ def _ratio(wanted: Any, have: Any) -> Any:
     return wanted / have
 
 
-def _refuse_loose(numbers: Numbers, op: Op, bound: set[Path]) -> None:
+def _refuse_loose(numbers: Numbers, scaling: Scaling, op: Op, bound: set[Path]) -> None:
     for path, node in op.number_paths():
         if path in bound:
             continue
         before, after = node.meta["value"], numbers.after(node)
-        if not changed(before, after):
+        if not changed(before, after) and scaling.factor(node) == 1:
             continue
         if isinstance(before, (tuple, torch.Size)) and _shape_follows(numbers, op, after):
             continue

@@ -80,6 +80,12 @@ class Power(Layers):
         return self.head(x * x.shape[1] ** -k)  # type: ignore[no-any-return]
 
 
+class Asked(Layers):
+    def forward(self, x: Tensor, k: int = 4) -> Tensor:
+        x = self.read(x).relu()
+        return self.head(x * (1 + x.shape[1] % k) if k else x)  # type: ignore[no-any-return]
+
+
 class Share(Layers):
     def forward(self, x: Tensor, k: float = 2.0) -> Tensor:
         x = self.read(x).relu()
@@ -97,17 +103,18 @@ def served(kind: type[nn.Module]) -> list[Any]:
         except (ZeroDivisionError, IndexError, TypeError):
             continue
         try:
-            torch.testing.assert_close(grown(X, number), before, rtol=EXACT, atol=EXACT)
+            torch.testing.assert_close(grown(X, number), before, rtol=EXACT, atol=EXACT, equal_nan=True)
         except SettledError:
             continue
         takes.append(number)
     return takes
 
 
-@pytest.mark.parametrize("kind", [Remainder, Quotient, Both, Rounded, AtMost, Beyond, Switch, Axis, Power])
+@pytest.mark.parametrize("kind", [AtMost, Beyond, Switch, Axis, Asked])
 def test_a_number_with_which_something_scales_otherwise_is_refused(kind: type[nn.Module]) -> None:
     assert 1 <= len(served(kind)) < 9
 
 
-def test_any_number_is_taken_with_which_all_scales_alike() -> None:
-    assert len(served(Share)) == len(NUMBERS) - 2
+@pytest.mark.parametrize("kind", [Remainder, Quotient, Both, Rounded, Power, Share])
+def test_any_number_is_taken_where_what_is_computed_from_it_can_be_as_before(kind: type[nn.Module]) -> None:
+    assert len(served(kind)) >= len(NUMBERS) - 2  # without those by which nothing can be divided
