@@ -226,7 +226,7 @@ class _OtherCalls:
             problem = (self._difference if call.beside else self._taken)(course, other, before, after)
         if problem is None:
             right.append(in_words(call.value))
-            counted = isinstance(call.value, (int, float)) and any(call.place == other.place for other in self._taking)
+            counted = type(call.value) in (int, float) and any(call.place == other.place for other in self._taking)
             self._taking += [call] if call.argument and not (call.beside or counted) else []
         return problem
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -139,7 +140,8 @@ def adds_up(before: fx.Graph, *others: fx.Graph) -> bool:
 def bare(graph: fx.Graph) -> fx.Graph:
     """A graph without a word of arguments that are no tensors, or that it does not read."""
     for node in reversed(graph.nodes):
-        if not node.users and (node.target in GUARDS or node.op == "placeholder"):
+        picked = node.target is operator.getitem and cast(fx.Node, node.args[0]).op == "placeholder"
+        if not node.users and (node.target in GUARDS or node.op == "placeholder" or picked):
             graph.erase_node(node)
     return graph
 

@@ -507,6 +507,29 @@ def test_values_of_two_arguments_are_right_together_or_refused_together(tmp_path
     assert "gate other than None beside centred=True" in str(fxgrow.report(first).certificate)
 
 
+class Looked(Together):
+    """Options that are looked for among the keywords."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: Any, **options: Any) -> Any:
+        h = self.enter(x)
+        h = self.norm(h) if options.get("normed", False) else h
+        return self.leave(h.relu()), h.mean(-1) if options.get("features") else None
+
+
+def test_values_of_two_keywords_are_refused_together() -> None:
+    torch.manual_seed(0)
+    model, x = moved(Looked()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    for right in ({}, {"normed": True}, {"features": True}, {"normed": False, "features": True}):
+        torch.testing.assert_close(grown(x, **right), model(x, **right), rtol=1e-12, atol=1e-12)
+    with pytest.raises(SettledError, match="features is True beside normed=True"):
+        grown(x, normed=True, features=True)
+
+
 class Four(nn.Module):
     """Options that do the same whichever others are on."""
 
