@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
-from fxgrow.rules.calls import Call, writes
+from fxgrow.modules.containers import each_of_kind
+from fxgrow.rules.calls import Call, run, writes
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
@@ -116,42 +118,26 @@ def axis_of(number: int, rank: int) -> int:
 
 
 class Permute(Shape):
-    """Reorder axes: permute, transpose, swapaxes, movedim, and `.T`, which capture records as one of them."""
+    """Reorder axes: permute, transpose, movedim, and `.T`, which capture records as one of them.
 
-    def __init__(self, order: Callable[[Op, int], list[int]]) -> None:
+    order: the axes in their new order; where it is not said, the op tells, by what it makes of sizes that all differ.
+    """
+
+    def __init__(self, order: Callable[[Op, int], list[int]] | None = None) -> None:
         self.order = order
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        order = [axis_of(a, x.rank) for a in self.order(op, x.rank)]
+        order = [axis_of(a, x.rank) for a in (self.order or tried_order)(op, x.rank)]
         return self.drawn(op, [x.axes[a] for a in order], straight(x, map(order.index, range(x.rank))))
 
 
-def permutation(op: Op, rank: int) -> list[int]:
-    dims = op.argument(1, "dims")
-    return list(dims) if isinstance(dims, (tuple, list)) else [op.lower(a) for a in op.node.args[1:]]
-
-
-def transposition(op: Op, rank: int) -> list[int]:
-    first, second = op.argument(1, "dim0"), op.argument(2, "dim1")
-    if first is None:
-        first, second = op.argument(1, "axis0"), op.argument(2, "axis1")
-    order = list(range(rank))
-    first, second = axis_of(first, rank), axis_of(second, rank)
-    order[first], order[second] = order[second], order[first]
-    return order
-
-
-def moved(op: Op, rank: int) -> list[int]:
-    source, target = op.argument(1, "source"), op.argument(2, "destination")
-    pairs = [(source, target)] if isinstance(source, int) else list(zip(source, target, strict=True))
-    where = {axis_of(to, rank): axis_of(at, rank) for at, to in pairs}
-    rest = iter(k for k in range(rank) if k not in where.values())
-    return [where[k] if k in where else next(rest) for k in range(rank)]
-
-
-def last_two(op: Op, rank: int) -> list[int]:
-    return [*range(rank - 2), rank - 1, rank - 2] if rank >= 2 else list(range(rank))
+def tried_order(op: Op, rank: int) -> list[int]:
+    """The axes in the order in which an op gives those of a tensor without data."""
+    marked = torch.empty([*range(2, 2 + rank)], device="meta")
+    args, kwargs = (op.lower(raw) for raw in (list(op.node.args), dict(op.node.kwargs)))
+    made = run(op.node, op.module, *each_of_kind((args, kwargs), Tensor, lambda _: marked))
+    return [size - 2 for size in made.shape]
 
 
 class Reshape(Shape):

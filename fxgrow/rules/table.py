@@ -123,10 +123,7 @@ rules(both("addcmul"), AddProduct())
 
 # -- shape ---------------------------------------------------------------------------------------------------
 
-rules(both("permute"), shape.Permute(shape.permutation))
-rules(both("transpose swapaxes swapdims"), shape.Permute(shape.transposition))
-rules(both("t adjoint"), shape.Permute(shape.last_two))
-rules(both("movedim moveaxis"), shape.Permute(shape.moved))
+rules(both("permute transpose swapaxes swapdims movedim moveaxis t adjoint"), shape.Permute())
 rule(getattr, Attribute())
 rules((torch.real, torch.imag), Part())
 rule(torch.view_as_real, Pairs())
