@@ -42,6 +42,17 @@ def spelled(pattern: str, rank: int, space: int = 0) -> list[Names]:
     return axes
 
 
+def named_axes(patterns: Sequence[str], ranks: Sequence[int]) -> tuple[list[list[Names]], int]:
+    """What the axes of operands of these ranks are called, and how many axes of space a kernel has."""
+    kernels = [
+        rank - len(tokens(pattern)) + 1
+        for pattern, rank in zip(patterns, ranks, strict=True)
+        if "*" in pattern and "..." not in pattern
+    ]
+    space = kernels[0] if kernels else 0
+    return [spelled(pattern, rank, space) for pattern, rank in zip(patterns, ranks, strict=True)], space
+
+
 @dataclass
 class Binding:
     """What the names of a pattern stand for in one use of the op.
@@ -92,9 +103,7 @@ def bind(
     op: Op, operands: list[Tensor], patterns: Sequence[str], sizes: dict[str, int], free: Sequence[bool] = ()
 ) -> Binding:
     """Match operands against patterns, tying the axes that share a name; `free`: space that a kernel leaves alone."""
-    kernels = [k for k, pattern in enumerate(patterns) if "*" in pattern and "..." not in pattern]
-    space = operands[kernels[0]].rank - len(tokens(patterns[kernels[0]])) + 1 if kernels else 0
-    named = [spelled(pattern, t.rank, space) for t, pattern in zip(operands, patterns, strict=True)]
+    named, space = named_axes(patterns, [t.rank for t in operands])
     binding = Binding(named, space)
     for k in sorted(range(len(operands)), key=lambda k: "..." in patterns[k]):
         for axis, names in enumerate(named[k]):

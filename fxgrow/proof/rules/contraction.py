@@ -12,8 +12,8 @@ from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules.reduction import check_core
 from fxgrow.rules.contraction import Contraction, Gather, SumOfProducts, scales_rows
-from fxgrow.rules.convolution import Deformable, Slide, Transposed, slides_of
-from fxgrow.rules.patterns import Names, spelled
+from fxgrow.rules.convolution import Convolution, Deformable, Slide, slides_of
+from fxgrow.rules.patterns import Names, named_axes, spelled
 from fxgrow.rules.products import Readout
 
 
@@ -22,31 +22,13 @@ def summed(law: SumOfProducts, use: Use) -> Claim:
     use.rule = law.called
     use.same_settings(law.attributes)
     factors, added = law.operands(use)
-    inputs, output, beside = law.patterns([claim.rank for claim in factors if claim is not None], use.given)
+    inputs, output, _ = law.patterns([claim.rank for claim in factors if claim is not None], use.given)
     if None in factors or any(sign in pattern for pattern in (*inputs, output) for sign in "(*"):
         raise no_rule(use)
     taken = len(law.given) if use.new_module is not None else len(factors) + (added is not None)
     if len(inputs) != len(factors) or len(use.claims()) != taken:
         raise Unproved(f"{use.name} is given other tensors than its patterns say")
-    pairs = zip(factors, inputs, strict=True)
-    operands = [_lettered(use, claim, spelled(pattern, claim.rank)) for claim, pattern in pairs]
-    made = tuple(name for (name,) in spelled(output, use.value.ndim))
-    if added is None:
-        return contract(use, operands, made)
-    names = spelled(beside or "", added.rank)
-    operand = _lettered(use, added, names[len(names) - added.rank :])
-    for axis, letter in reversed([*enumerate(operand.letters)]):
-        if operand.claim.new[axis] == 1 and letter in made and use.value.shape[made.index(letter)] != 1:
-            letters = (*operand.letters[:axis], *operand.letters[axis + 1 :])
-            operand = Operand(dropped(operand.claim, axis), letters)
-    return contract(use, operands, made, operand)
-
-
-def _lettered(use: Use, claim: Claim, names: Sequence[Names]) -> Operand:
-    letters = tuple(name for (name,) in names)
-    if len(letters) != claim.rank or len(set(letters)) != len(letters):
-        raise Unproved(f"{use.name} names the axes of an operand otherwise than it has them, or one of them twice")
-    return Operand(claim, letters)
+    return _by_patterns(law, use, Both(1, 1), ())
 
 
 def convolved(law: Contraction, use: Use) -> Claim:
@@ -54,10 +36,10 @@ def convolved(law: Contraction, use: Use) -> Claim:
     use.rule = "convolution"
     use.same_module(law.attributes)
     use.same_numbers({"groups"}, (6,))
-    (x, weight), bias = law.operands(use)
-    transposed = isinstance(law, Transposed)
-    slides = [Slide.FIXED] * (weight.rank - 2) if transposed else slides_of(use.new_module, weight.new[2:], use.given)
-    return _convolved(use, x, weight, bias, use.setting(6, "groups", 1), slides, transposed)
+    (_, weight), _ = law.operands(use)
+    sliding = isinstance(law, Convolution)
+    slides = slides_of(use.new_module, weight.new[2:], use.given) if sliding else [Slide.FIXED] * (weight.rank - 2)
+    return _by_patterns(law, use, use.setting(6, "groups", 1), slides)
 
 
 def deformed(law: Deformable, use: Use) -> Claim:
@@ -69,50 +51,51 @@ def deformed(law: Deformable, use: Use) -> Claim:
     use.unchanged((claim for claim in use.claims() if id(claim) not in own), "an offset")
     if law.offset_groups(use.claim(1, "offset").new, weight.new) > 1:
         use.fixed(x, [1], "the number of channels, with offsets by groups,")
-    groups = Both(x.old[1] // weight.old[1], x.new[1] // weight.new[1])
-    return _convolved(use, x, weight, bias, groups, [Slide.FIXED] * 2)
+    return _by_patterns(law, use, Both(x.old[1] // weight.old[1], x.new[1] // weight.new[1]), [Slide.FIXED] * 2)
 
 
-def _convolved(
-    use: Use,
-    x: Claim,
-    weight: Claim,
-    bias: Claim | None,
-    groups: Both,
-    slides: Sequence[Slide],
-    transposed: bool = False,
-) -> Claim:
-    before, after = int(groups.old), int(groups.new)
-    space = weight.rank - 2
-    batched = x.rank == space + 2
-    channels = 1 if batched else 0
-    grouped = (before, after) != (1, 1)
-    inner = (weight.old[0] // before, weight.new[0] // after) if transposed else (weight.old[1], weight.new[1])
-    if grouped:
-        x = split_axis(x, channels, (before, inner[0]), (after, inner[1]))
-        weight = split_axis(weight, 0, (before, weight.old[0] // before), (after, weight.new[0] // after))
-        if bias is not None:
-            bias = split_axis(bias, 0, (before, bias.old[0] // before), (after, bias.new[0] // after))
-    letters = tuple(f"s{k}" for k in range(space))
-    windows = {a: slide for a, slide in zip(letters, slides, strict=True) if slide is not Slide.BY_UNIT}
-    kernel = tuple(f"k{k}" for k in range(space))
-    lead = ("b",) if batched else ()
-    group = ("g",) if grouped else ()
-    inside = ("i", "o") if transposed else ("o", "i")
-    result = contract(
-        use,
-        [Operand(x, (*lead, *group, "i", *letters)), Operand(weight, (*group, *inside, *kernel))],
-        (*lead, *group, "o", *letters),
-        Operand(bias, (*group, "o")) if bias is not None else None,
-        windows,
-    )
-    if grouped:
-        result = merge_axes(result, channels)
-    old, new, first = list(result.old), list(result.new), channels + 1
-    for axis, size in enumerate(use.value.shape[first:], start=first):
-        old[axis] = size
-        new[axis] = size if result.maps[axis] is None else new[axis]
+def _by_patterns(law: SumOfProducts, use: Use, groups: Both, slides: Sequence[Slide]) -> Claim:
+    """The sum that patterns name; groups: how many an axis of two names has; slides: how a kernel does over space."""
+    factors, added = law.operands(use)
+    inputs, output, beside = law.patterns([factor.rank for factor in factors], use.given)
+    named, space = named_axes(inputs, [factor.rank for factor in factors])
+    made = spelled(output.replace("*t", "*s"), use.value.ndim, space)
+    operands = [_lettered(use, claim, names, groups) for claim, names in zip(factors, named, strict=True)]
+    bias = _facing(use, added, spelled(beside or "", added.rank), made, groups) if added is not None else None
+    windows = {f"*s{k}": slide for k, slide in enumerate(slides) if slide is not Slide.BY_UNIT}
+    result = contract(use, operands, [name for names in made for name in _apart(names, groups)], bias, windows)
+    old, new = [], []
+    for axis, names in enumerate(made):
+        result = merge_axes(result, axis) if len(_apart(names, groups)) > 1 else result
+        slid = names[0][0] == "*"
+        old.append(use.value.shape[axis] if slid else result.old[axis])
+        new.append(use.value.shape[axis] if slid and result.maps[axis] is None else result.new[axis])
     return replace(result, old=tuple(old), new=tuple(new))
+
+
+def _apart(names: Names, groups: Both) -> Names:
+    """What an axis of groups is taken apart into; of one group, the units that are in it are all there are."""
+    return names if (groups.old, groups.new) != (1, 1) else names[-1:]
+
+
+def _lettered(use: Use, claim: Claim, names: Sequence[Names], groups: Both) -> Operand:
+    letters = tuple(name for own in names for name in _apart(own, groups))
+    for axis, own in reversed([*enumerate(names)]):
+        if len(_apart(own, groups)) > 1:
+            old, new = claim.old[axis] // groups.old, claim.new[axis] // groups.new
+            claim = split_axis(claim, axis, (groups.old, old), (groups.new, new))
+    if len(letters) != claim.rank or len(set(letters)) != len(letters):
+        raise Unproved(f"{use.name} names the axes of an operand otherwise than it has them, or one of them twice")
+    return Operand(claim, letters)
+
+
+def _facing(use: Use, added: Claim, names: list[Names], made: Sequence[Names], groups: Both) -> Operand:
+    """What is added to a sum, without the axes of size one along which it is broadcast."""
+    sizes, names = dict(zip(made, use.value.shape, strict=True)), names[len(names) - added.rank :]
+    for axis in reversed(range(added.rank)):
+        if added.new[axis] == 1 != sizes.get(names[axis], 1):
+            added, names = dropped(added, axis), [*names[:axis], *names[axis + 1 :]]
+    return _lettered(use, added, names, groups)
 
 
 def readout(law: Readout, use: Use) -> Claim:
