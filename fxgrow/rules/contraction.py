@@ -7,7 +7,6 @@ between new units.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -290,60 +289,6 @@ class Contraction(SumOfProducts):
     def free_space(self, op: Op) -> Sequence[bool]:
         """Which axes of space come out as they go in, unit for unit."""
         return ()
-
-
-class MatrixProduct(SumOfProducts):
-    """`a @ b` with broadcast leading axes; one-dimensional operands are read as torch does.
-
-    given: what the operands are called among the arguments.
-    """
-
-    called = "matrix product"
-
-    def __init__(self, *given: str) -> None:
-        self.given = given
-
-    def operands(self, op: Any) -> tuple[list[Any], Any]:
-        return [op.tensor(k, name) for k, name in enumerate(self.given)], None
-
-    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
-        left, right = (min(rank, 2) for rank in ranks)
-        return *_MATRIX_PRODUCTS[left, right], None
-
-    def relate(self, op: Op) -> Tree:
-        operands, bias = self.operands(op)
-        inputs, output, _ = self.patterns([tensor.rank for tensor in operands], op.argument)
-        return self._summed(op, operands, bias, output, bind(op, operands, inputs, {}))
-
-
-_MATRIX_PRODUCTS = {
-    (2, 2): (("... n k", "... k m"), "... n m"),
-    (1, 2): (("k", "... k m"), "... m"),
-    (2, 1): (("... n k", "k"), "... n"),
-    (1, 1): (("k", "k"), ""),
-}
-
-
-class Einsum(MatrixProduct):
-    """`torch.einsum`, whose equation is the pattern."""
-
-    called = "einsum"
-
-    def operands(self, op: Any) -> tuple[list[Any], Any]:
-        return list(op.operands()), None
-
-    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
-        left, arrow, right = look(0, "equation").replace(" ", "").partition("->")
-        if not arrow:
-            names = re.findall(r"\w", left)
-            right = "".join(sorted(n for n in set(names) if names.count(n) == 1))
-            right = "..." + right if "..." in left else right
-        return [_spelled(part) for part in left.split(",")], _spelled(right), None
-
-
-def _spelled(part: str) -> str:
-    """One operand of an einsum equation as a pattern: "bqhd" as "b q h d"."""
-    return " ".join(re.findall(r"\.\.\.|\w", part))
 
 
 ENTRIES = "further entries"

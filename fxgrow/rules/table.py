@@ -16,17 +16,17 @@ from torch import nn
 from fxgrow import guards
 from fxgrow.modules.holders import attribute
 from fxgrow.opaque import packed_sequence
-from fxgrow.rules import elementwise, pointwise, shape
+from fxgrow.rules import elementwise, pointwise, products, shape
 from fxgrow.rules.attention import Attention
 from fxgrow.rules.calls import LIKE
 from fxgrow.rules.complexes import Attribute, Pairs, Part
-from fxgrow.rules.contraction import Contraction, Einsum, Gather, GatherBags, MatrixProduct
+from fxgrow.rules.contraction import Contraction, Gather, GatherBags
 from fxgrow.rules.convolution import Convolution, Transposed
 from fxgrow.rules.law import Fact, Holding
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.picking import GetItem, Narrow, Select, Written
 from fxgrow.rules.pointwise import AddProduct, GatedUnit, ParametricRelu, Pointwise
-from fxgrow.rules.products import AddedProduct, Lettered, Readout, inner, outer, tensordot
+from fxgrow.rules.products import Product, Readout
 from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
@@ -65,17 +65,17 @@ rules(
     Transposed(("... (g i) *s", "(g i) o *k"), "... (g o) *t", "(g o)", **_CHANNELS),
 )
 
-rules((operator.matmul, *both("matmul")), MatrixProduct("input", "other"))
-rules(both("bmm mm"), MatrixProduct("input", "mat2"))
-rules(both("dot"), MatrixProduct("input", "tensor"))
-rules(both("mv"), MatrixProduct("input", "vec"))
-rule(torch.functional.einsum, Einsum())
-rule(torch.functional.tensordot, Lettered(tensordot, "a", "b", third="dims", default=2))
-rules(both("inner"), Lettered(inner, "input", "other"))
-rules(both("outer ger"), Lettered(outer, "input", "vec2"))
-rules(both("addmm"), AddedProduct(("nk", "km", "nm"), "mat1", "mat2"))
-rules(both("baddbmm"), AddedProduct(("bnk", "bkm", "bnm"), "batch1", "batch2"))
-rules(both("addmv"), AddedProduct(("nk", "k", "n"), "mat", "vec"))
+rules((operator.matmul, *both("matmul")), Product(products.of_matrices, ("input", "other")))
+rules(both("bmm mm"), Product(products.of_matrices, ("input", "mat2")))
+rules(both("dot"), Product(products.of_matrices, ("input", "tensor")))
+rules(both("mv"), Product(products.of_matrices, ("input", "vec")))
+rule(torch.functional.einsum, Product(products.einsum, called="einsum"))
+rule(torch.functional.tensordot, Product(products.tensordot, ("a", "b"), "sum of products"))
+rules(both("inner"), Product(products.inner, ("input", "other"), "sum of products"))
+rules(both("outer ger"), Product(products.outer, ("input", "vec2"), "sum of products"))
+rules(both("addmm"), Product((("n k", "k m"), "n m", "n m"), ("mat1", "mat2"), added=True))
+rules(both("baddbmm"), Product((("b n k", "b k m"), "b n m", "b n m"), ("batch1", "batch2"), added=True))
+rules(both("addmv"), Product((("n k", "k"), "n", "n"), ("mat", "vec"), added=True))
 rule(nn.EmbeddingBag, GatherBags())
 rules((nn.Embedding, F.embedding), Gather())
 
@@ -168,7 +168,7 @@ rule(guards.rms_norm, Guarded(core=(4, "core")))
 rule(guards.group_norm, Guarded(axis=1, grouped=True))
 rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
-rule(guards.readout, Readout("x", "weight"))
+rule(guards.readout, Readout(products.readout, ("x", "weight")))
 rule(nn.utils.parametrize.ParametrizationList, Parametrized())
 rule(torch._weight_norm, WeightNorm())
 
