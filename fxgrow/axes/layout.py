@@ -61,33 +61,27 @@ class Leaf:
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
-    """Row-major product of factors, outermost first."""
-
-    factors: tuple[Layout, ...]
-    size: int = field(init=False)
-    resolved: Resolved | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", math.prod(f.size for f in self.factors))
-
-    def __repr__(self) -> str:
-        return "(" + " x ".join(map(repr, self.factors)) + ")"
-
-
-@dataclass(frozen=True, eq=False)
-class Join:
-    """Concatenation of parts, first part first."""
+class Term:
+    """A layout of several others, in order."""
 
     parts: tuple[Layout, ...]
     size: int = field(init=False)
     resolved: Resolved | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", sum(p.size for p in self.parts))
+        sizes = (part.size for part in self.parts)
+        object.__setattr__(self, "size", math.prod(sizes) if isinstance(self, Product) else sum(sizes))
 
     def __repr__(self) -> str:
-        return "(" + " + ".join(map(repr, self.parts)) + ")"
+        return "(" + (" x " if isinstance(self, Product) else " + ").join(map(repr, self.parts)) + ")"
+
+
+class Product(Term):
+    """Row-major product of factors, outermost first."""
+
+
+class Join(Term):
+    """Concatenation of parts, first part first."""
 
 
 Layout = Leaf | Product | Join
@@ -116,13 +110,13 @@ def resolve(layout: Layout) -> Layout:
 def _resolved(layout: Product | Join) -> Resolved:
     if layout.resolved is not None and layout.resolved.ties == _ties:
         return layout.resolved
-    before = children(layout)
+    before = layout.parts
     after = [resolve(child) for child in before]
-    kind, dropped = (Product, _is_one) if isinstance(layout, Product) else (Join, _is_empty)
-    loose = len(after) == 1 or any(isinstance(child, kind) or dropped(child) for child in after)
+    dropped = _is_one if isinstance(layout, Product) else _is_empty
+    loose = len(after) == 1 or any(isinstance(child, type(layout)) or dropped(child) for child in after)
     result: Layout = layout
     if loose or not all(map(is_, before, after)):
-        result = product(after) if kind is Product else join(after)
+        result = product(after) if isinstance(layout, Product) else join(after)
     resolution = Resolved(_ties, result, (result,) if isinstance(result, Leaf) else _inside(result))
     object.__setattr__(layout, "resolved", resolution)
     if not isinstance(result, Leaf):
@@ -135,7 +129,7 @@ def product(factors: list[Layout]) -> Layout:
     flat: list[Layout] = []
     for factor in factors:
         if isinstance(factor, Product):
-            flat.extend(factor.factors)
+            flat.extend(factor.parts)
         elif not _is_one(factor):
             flat.append(factor)
     if not flat:
@@ -169,16 +163,12 @@ def leaves(layout: Layout) -> Iterator[Leaf]:
 def _inside(layout: Product | Join) -> tuple[Leaf, ...]:
     """The leaves of a term that is resolved."""
     inner_leaves: list[Leaf] = []
-    for child in children(layout):
+    for child in layout.parts:
         if isinstance(child, Leaf):
             inner_leaves.append(child)
         else:
             inner_leaves.extend(_inside(child))
     return tuple(inner_leaves)
-
-
-def children(layout: Product | Join) -> tuple[Layout, ...]:
-    return layout.factors if isinstance(layout, Product) else layout.parts
 
 
 def same(a: Layout, b: Layout) -> bool:
@@ -187,10 +177,9 @@ def same(a: Layout, b: Layout) -> bool:
         return True
     if isinstance(a, Leaf) and isinstance(b, Leaf):
         return a.fixed and b.fixed and a.size == b.size
-    if (isinstance(a, Product) and isinstance(b, Product)) or (isinstance(a, Join) and isinstance(b, Join)):
-        left, right = children(a), children(b)
-        return len(left) == len(right) and all(map(same, left, right))
-    return False
+    if isinstance(a, Leaf) or isinstance(b, Leaf):
+        return False
+    return type(a) is type(b) and len(a.parts) == len(b.parts) and all(map(same, a.parts, b.parts))
 
 
 def is_fixed(layout: Layout) -> bool:

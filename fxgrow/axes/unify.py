@@ -59,13 +59,10 @@ class Unifier:
             return
         if isinstance(a, Leaf) or isinstance(b, Leaf):
             self._bind(a, b) if isinstance(a, Leaf) else self._bind(b, a)  # type: ignore[arg-type]
-        elif isinstance(a, Product) and isinstance(b, Product):
-            self._align_products(a, b)
-        elif isinstance(a, Join) and isinstance(b, Join):
-            self._align_joins(a, b)
+        elif type(a) is type(b):
+            self._align(a, b)
         else:
             factored, pieces = (a, b) if isinstance(a, Product) else (b, a)
-            assert isinstance(pieces, Join)
             for left, right in zip(self.split(factored, [p.size for p in pieces.parts]), pieces.parts, strict=True):
                 self.unify(left, right)
 
@@ -85,30 +82,10 @@ class Unifier:
             self.fix(layout, leaf.reason)
         leaf.bound = layout
 
-    def _align_products(self, a: Product, b: Product) -> None:
-        def cut(x: Layout, size: int) -> list[Layout] | None:
-            if size == 0 or x.size % size:
-                self.fix((a, b), f"{a.size} is factored in two ways that do not fit")
-                return None
-            return self.factor(x, [size, x.size // size])
-
-        self._align(a.factors, b.factors, cut, "a factor of size one cannot grow")
-
-    def _align_joins(self, a: Join, b: Join) -> None:
-        def cut(x: Layout, size: int) -> list[Layout]:
-            return self.split(x, [size, x.size - size])
-
-        self._align(a.parts, b.parts, cut, "an empty part has nothing to grow from")
-
-    def _align(
-        self,
-        a: Sequence[Layout],
-        b: Sequence[Layout],
-        cut: Callable[[Layout, int], list[Layout] | None],
-        left_over: str,
-    ) -> None:
-        """Tie two sequences piece by piece, the larger piece cut to the size of the other; None: it cannot be."""
-        left, right = list(a), list(b)
+    def _align(self, a: Product | Join, b: Product | Join) -> None:
+        """Tie two products, or two concatenations, piece by piece, the larger piece cut to the size of the other."""
+        factors = isinstance(a, Product)
+        left, right = list(a.parts), list(b.parts)
         while left and right:
             x, y = resolve(left.pop(0)), resolve(right.pop(0))
             if x.size == y.size:
@@ -116,12 +93,14 @@ class Unifier:
                 continue
             if x.size < y.size:
                 left, right, x, y = right, left, y, x
-            pieces = cut(x, y.size)
-            if pieces is None:
+            if factors and (y.size == 0 or x.size % y.size):
+                self.fix((a, b), f"{a.size} is factored in two ways that do not fit")
                 return
-            self.unify(pieces[0], y)
-            left.insert(0, pieces[1])
-        self.fix((*left, *right), left_over)
+            cut = self.factor(x, [y.size, x.size // y.size]) if factors else self.split(x, [y.size, x.size - y.size])
+            self.unify(cut[0], y)
+            left.insert(0, cut[1])
+        text = "a factor of size one cannot grow" if factors else "an empty part has nothing to grow from"
+        self.fix((*left, *right), text)
 
     def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
         """Cut a layout into consecutive pieces of the given sizes."""
@@ -130,7 +109,7 @@ class Unifier:
             return _taken_apart(layout, sizes, join)
         if isinstance(layout, Join):
             return self._split_join(layout, sizes)
-        head, rest = layout.factors[0], product(list(layout.factors[1:]))
+        head, rest = layout.parts[0], product(list(layout.parts[1:]))
         if any(size % rest.size for size in sizes):
             self.fix(layout, f"{layout.size} is cut at {list(sizes)[:4]}, across its factor of {rest.size}")
             return self.split(layout, sizes)
@@ -183,7 +162,7 @@ class Unifier:
         return [join([resolve(row[0]) for row in rows]), *rows[0][1:]]
 
     def _factor_product(self, layout: Product, sizes: Sequence[int]) -> list[Layout]:
-        rest = list(layout.factors)
+        rest = list(layout.parts)
         factors: list[Layout] = []
         for size in sizes:
             factor: list[Layout] = []

@@ -133,7 +133,7 @@ class Entries:
         if new == layout.size:
             return Axis("keep", layout.size, layout.size)
         if isinstance(layout, Product):
-            parts = tuple(self._term(name, axis, factor, low, high) for factor in layout.factors)
+            parts = tuple(self._term(name, axis, factor, low, high) for factor in layout.parts)
             return Axis("product", layout.size, new, parts=parts)
         assert isinstance(layout, Join)
         start, pieces = low, []

@@ -100,7 +100,7 @@ def _kept(layout: Layout, sizes: dict[Leaf, int]) -> list[int]:
         starts = itertools.accumulate((part.size for part in layout.parts), initial=0)
         return [start + unit for part, start in zip(layout.parts, starts, strict=False) for unit in _kept(part, sizes)]
     result = [0]
-    for factor in layout.factors:
+    for factor in layout.parts:
         inner = _kept(factor, sizes)
         result = [outer * factor.size + unit for outer in result for unit in inner]
     return result

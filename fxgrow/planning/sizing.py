@@ -29,7 +29,7 @@ def blocks(layout: Layout) -> list[Block]:
     if isinstance(layout, Join):
         return [block for part in layout.parts for block in blocks(part)]
     assert isinstance(layout, Product)
-    return [tuple(itertools.chain(*choice)) for choice in itertools.product(*map(blocks, layout.factors))]
+    return [tuple(itertools.chain(*choice)) for choice in itertools.product(*map(blocks, layout.parts))]
 
 
 def size_after(layout: Layout, growth: dict[Leaf, int]) -> int:
@@ -39,7 +39,7 @@ def size_after(layout: Layout, growth: dict[Leaf, int]) -> int:
         return growth.get(layout, layout.size)
     if isinstance(layout, Join):
         return sum(size_after(part, growth) for part in layout.parts)
-    return math.prod(size_after(factor, growth) for factor in layout.factors)
+    return math.prod(size_after(factor, growth) for factor in layout.parts)
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def units(layout: Layout, leaf: Leaf, sizes: dict[Leaf, int]) -> Tensor:
         return torch.arange(size) if layout is leaf else torch.full((size,), -1)
     if isinstance(layout, Product):
         units_of = torch.full((1,), -1)
-        for factor in layout.factors:
+        for factor in layout.parts:
             units_of = torch.maximum(units_of[:, None], units(factor, leaf, sizes)[None, :]).flatten()
         return units_of
     return torch.cat([units(part, leaf, sizes) for part in layout.parts])

@@ -43,9 +43,9 @@ def test_the_finest_form_of_the_finest_form_is_itself(layout: Layout) -> None:
 def test_the_finest_form_has_no_product_in_a_product_and_no_join_in_a_join(layout: Layout) -> None:
     def check(term: Layout) -> None:
         if isinstance(term, Product):
-            assert len(term.factors) > 1
-            assert not any(isinstance(factor, Product) for factor in term.factors)
-            for factor in term.factors:
+            assert len(term.parts) > 1
+            assert not any(isinstance(factor, Product) for factor in term.parts)
+            for factor in term.parts:
                 check(factor)
         elif isinstance(term, Join):
             assert len(term.parts) > 1
