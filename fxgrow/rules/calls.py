@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -217,14 +217,9 @@ class Call(Called["fx.Node | str"]):
     def keeps_zero(self) -> bool:
         """Whether it makes zero of zeros, tried out."""
         operands = self.operands()
-        for signs in signs_of_zeros(len(operands)):
-            zeros = {
-                operand: _zeros(operand.meta["value"], zero) for operand, zero in zip(operands, signs, strict=True)
-            }
-            made = list(flat_tensors(self.run(zeros)))
-            if not made or any(bool(tensor.any()) for tensor in made):
-                return False
-        return True
+        return keeps_zero(
+            len(operands), lambda zeros: self.run({node: _zeros(node.meta["value"], next(zeros)) for node in operands})
+        )
 
     def at_zero(self) -> tuple[Tensor, Tensor] | None:
         """What a function of one tensor gives at zero, and its slope there."""
@@ -259,6 +254,18 @@ def signs_of_zeros(count: int) -> Iterable[tuple[float, ...]]:
     [(0.0, 0.0), (0.0, -0.0), (-0.0, 0.0), (-0.0, -0.0)]
     """
     return itertools.product((0.0, -0.0), repeat=count) if count < 4 else ((zero,) * count for zero in (0.0, -0.0))
+
+
+def keeps_zero(count: int, outcome: Callable[[Iterator[float]], Any]) -> bool:
+    """Whether nothing but zeros is made of so many zeros, of whichever signs; not where that cannot be tried."""
+    for signs in signs_of_zeros(count):
+        try:
+            made = list(flat_tensors(outcome(iter(signs))))
+        except BROKEN:
+            return False
+        if not made or any(bool(tensor.any()) for tensor in made):
+            return False
+    return True
 
 
 def _zeros(value: Any, zero: float) -> Any:

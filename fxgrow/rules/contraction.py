@@ -85,8 +85,11 @@ class SumOfProducts(Law):
     def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
         """Zero where one factor and the bias are; the mean where the one that makes the units and the bias are."""
         bias: Tensor | None = op.data["bias"]
-        makers = self._makers(op, leaf)
-        names = {k: self._kept_names(op, k, axes) for k, axes in makers.items()}
+        makers, binding = self._makers(op, leaf), op.data["binding"]
+        names = {
+            k: {name for axis in axes for name in binding.axes[k][axis]} - {*binding.summed}
+            for k, axes in makers.items()
+        }
         every = set().union(*names.values())
         if makers and every not in names.values():
             # each makes an axis of its own, as in k @ v of linear attention: zero along all of them
@@ -94,31 +97,22 @@ class SumOfProducts(Law):
             yield Fact.ZERO, [*sources, *([_added(bias, output, Fact.ZERO)] if bias is not None else [])]
             return
         for k, axes in reversed(makers.items()):
-            operand, lands = op.data["operands"][k], op.data["binding"].lands[k]
+            operand, lands = op.data["operands"][k], binding.lands[k]
             for fact in (Fact.ZERO, Fact.MEAN) if len(makers) == 1 else (Fact.ZERO,):
                 added = [_added(bias, output, fact)] if bias is not None else []
                 yield fact, [Source(operand, fact, axes[0] if len(axes) == 1 else None, lands), *added]
 
     def _makers(self, op: Op, leaf: Leaf) -> dict[int, list[int]]:
         """The operands that carry a dimension into the output, each with the axes that do."""
-        carrying = {k: self._kept_axes(op, k, leaf) for k in range(len(op.data["operands"]))}
-        return {k: axes for k, axes in carrying.items() if axes}
-
-    def _kept_axes(self, op: Op, k: int, leaf: Leaf) -> list[int]:
-        """The axes of operand k that carry the leaf into the output."""
         binding: Binding = op.data["binding"]
-        gone, operand = binding.summed, op.data["operands"][k]
-
-        def carries(axis: int, name: str) -> bool:
-            layout = operand.axes[axis] if name.startswith("...") else binding.names[name]
-            return name not in gone and name[0] != "*" and leaf in leaves(layout)
-
-        return [axis for axis, names in enumerate(binding.axes[k]) if any(carries(axis, name) for name in names)]
-
-    def _kept_names(self, op: Op, k: int, axes: Iterable[int]) -> set[str]:
-        """What some axes of operand k are called, as far as the output has them."""
-        binding: Binding = op.data["binding"]
-        return {name for axis in axes for name in binding.axes[k][axis] if name not in binding.summed}
+        makers: dict[int, list[int]] = {}
+        for k, operand in enumerate(op.data["operands"]):
+            for axis, names in enumerate(binding.axes[k]):
+                kept = [name for name in names if name not in binding.summed and name[0] != "*"]
+                layouts = (operand.axes[axis] if name[0] == "." else binding.names[name] for name in kept)
+                if any(leaf in leaves(layout) for layout in layouts):
+                    makers.setdefault(k, []).append(axis)
+        return makers
 
     def facts(self, op: Op, know: Knowledge) -> None:
         operands: list[Tensor] = op.data["operands"]
@@ -197,21 +191,16 @@ class SumOfProducts(Law):
                         return False
         return True
 
+    def _read(self, op: Op) -> list[tuple[Tensor, int]]:
+        """The operands with the axes that are summed over."""
+        places, operands = op.data["binding"].places, [*enumerate(op.data["operands"])]
+        return [(t, axis) for name in op.data["binding"].summed for k, t in operands for axis in places(k, name)]
+
     def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
-        binding: Binding = op.data["binding"]
-        return any(
-            axis in binding.places(k, name)
-            for k, own in enumerate(op.data["operands"])
-            for name in binding.summed
-            if own is operand
-        )
+        return (operand, axis) in self._read(op)
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
-        binding: Binding = op.data["binding"]
-        for name in binding.summed:
-            for k, operand in enumerate(op.data["operands"]):
-                if operand.parameter is not None:
-                    yield from ((operand.parameter, axis) for axis in binding.places(k, name))
+        return [(t.parameter, axis) for t, axis in self._read(op) if t.parameter is not None]
 
     def operations(self, op: Op, size: Any) -> int:
         inner = "*s" if self.counts == "output" else "*t"

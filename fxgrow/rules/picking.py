@@ -14,7 +14,7 @@ from fxgrow.rules.calls import LIKE
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
-from fxgrow.rules.shape import Line, Shape, axis_of, hold_aliased, overwritten, straight
+from fxgrow.rules.shape import Line, Shape, axis_of, hold_aliased, overwritten, sizes_apart, straight
 
 
 class GetItem(Shape):
@@ -149,18 +149,9 @@ def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
     masks = any(type(item) is bool for v in indices if isinstance(v, (list, tuple)) for item in v)
     if not whole or None in shapes or masks:
         return None
-    places, axis = [], 0
-    for value in values:
-        if value is Ellipsis:
-            axis += rank - (len(values) - 1)
-            continue
-        if not isinstance(value, slice):
-            places.append(axis)
-        axis += 1
-    kept = [k for k in range(rank) if k not in places]
-    before = [k for k in kept if k < places[0]] if places == [*range(places[0], places[-1] + 1)] else []
-    picked_rank = max(len(shape) for shape in shapes if shape is not None)
-    return [*before, *[None] * picked_rank, *(k for k in kept if k not in before)]
+    ones = (torch.zeros([1] * len(shape), dtype=torch.long) for shape in shapes if shape is not None)
+    picked = sizes_apart(rank)[tuple(v if isinstance(v, slice) or v is Ellipsis else next(ones) for v in values)]
+    return [size - 2 if size > 1 else None for size in picked.shape]
 
 
 def indexed(op: Op, x: Tensor, values: list[Any], why: str) -> Tree:

@@ -134,10 +134,14 @@ class Permute(Shape):
 
 def tried_order(op: Op, rank: int) -> list[int]:
     """The axes in the order in which an op gives those of a tensor without data."""
-    marked = torch.empty([*range(2, 2 + rank)], device="meta")
     args, kwargs = (op.lower(raw) for raw in (list(op.node.args), dict(op.node.kwargs)))
-    made = run(op.node, op.module, *each_of_kind((args, kwargs), Tensor, lambda _: marked))
+    made = run(op.node, op.module, *each_of_kind((args, kwargs), Tensor, lambda _: sizes_apart(rank)))
     return [size - 2 for size in made.shape]
+
+
+def sizes_apart(rank: int) -> torch.Tensor:
+    """A tensor without data whose axes are told apart by their sizes: two, three, four and so on."""
+    return torch.empty([*range(2, 2 + rank)], device="meta")
 
 
 class Reshape(Shape):
@@ -234,23 +238,18 @@ def whole_shape(node: fx.Node, path: Path) -> fx.Node | None:
 class Cut(Shape):
     """Take an axis apart: chunk, split, unbind, tensor_split."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, *given: str) -> None:
+        self.given = given  # names of the argument that says how; none: one at a time
 
     def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        index = 1 if self.kind == "unbind" else 2
-        axis = axis_of(op.argument(index, "dim", 0) or 0, x.rank)
+        x, gone = op.tensor(), not self.given
+        axis = axis_of(op.argument(1 if gone else 2, "dim", 0) or 0, x.rank)
         layout = x.axis(axis)
-        pieces = op.value
-        if self.kind == "unbind":
+        if gone:
             op.unifier.fix(layout, "taken apart one at a time")
-            sizes, parts = [1] * layout.size, op.unifier.split(layout, [1] * layout.size)
-        else:
-            sizes = [piece.shape[axis] for piece in pieces]
-            parts = op.unifier.split(layout, sizes)
-            self._bind(op, parts)
-        gone = self.kind == "unbind"
+        sizes = [1 if gone else piece.shape[axis] for piece in op.value]
+        parts = op.unifier.split(layout, sizes)
+        self._follow(op, parts)
         places = [None if gone and k == axis else k - (gone and k > axis) for k in range(x.rank)]
         outputs, start = [], 0
         for size, part in zip(sizes, parts, strict=True):
@@ -261,26 +260,23 @@ class Cut(Shape):
             start += size
         return tuple(outputs)
 
-    def _bind(self, op: Op, parts: list[Layout]) -> None:
-        name = {"chunk": "chunks", "split": "split_size_or_sections", "tensor_split": "indices_or_sections"}[self.kind]
-        if self.kind == "split" and op.raw(1, name) is None:
-            name = "split_size"
-        cut = op.raw(1, name)
-        path = op.path(1, name)
-        if self.kind == "split" and isinstance(cut, (tuple, list)):
+    def _follow(self, op: Op, parts: list[Layout]) -> None:
+        """Let the argument be the size of pieces, where it is that; of so many pieces, all stay of one size."""
+        name = next((name for name in self.given if op.raw(1, name) is not None), "")
+        cut, path = op.raw(1, name), op.path(1, name)
+        of_sizes = "split_size" in self.given
+        if of_sizes and isinstance(cut, (tuple, list)):
             for k, part in enumerate(parts):
                 op.size((*path, k), part)
-            return
-        if self.kind == "tensor_split" and not isinstance(cut, int):
+        elif "indices_or_sections" in self.given and not isinstance(cut, int):
             op.unifier.fix(parts, "cut at given positions")
-            return
-        if self.kind == "split":
-            op.size(path, parts[0])
-            for part in parts:
-                if part.size != parts[0].size:
-                    op.unifier.fix(part, "the last piece of a split is smaller")
-        for part in parts[1:]:
-            op.unifier.tie_sizes(parts[0], part, f"{self.kind} makes pieces of one size")
+        elif self.given:
+            if of_sizes:
+                op.size(path, parts[0])
+                smaller = [part for part in parts if part.size != parts[0].size]
+                op.unifier.fix(smaller, "the last piece of a split is smaller")
+            for part in parts[1:]:
+                op.unifier.tie_sizes(parts[0], part, f"{op.name} makes pieces of one size")
 
 
 class Concatenate(Shape):

@@ -52,7 +52,7 @@ def moved(law: Law, use: Use) -> Any:
     if len(claims) == 1 and claims[0].moved is not None:
         return _moved_on(use, claims[0].moved)
     plain = use.new_module is None and all(index is None for index in indices)
-    key = (use.new.target, _summary([use.args, use.kwargs], iter(claims))) if plain else None
+    key = (use.new.target, _summary(use, iter(claims))) if plain else None
     if key is None or key not in use.memory:
         old_out = run(use.old, use.old_module, *arranged(use, _labels([c.old for c in claims], indices), old=True))
         new_out = run(use.new, use.new_module, *arranged(use, _labels([c.new for c in claims], indices), old=False))
@@ -69,23 +69,18 @@ def _moved_on(use: Use, before: Moved) -> Any:
     return _each(_Sources([before.source]), old_out, new_out)
 
 
-def _summary(item: Any, claims: Iterator[Claim]) -> Any:
+def _summary(use: Use, claims: Iterator[Claim]) -> str:
     """Everything that decides where entries go and what is known of them, as something to look up."""
-    if isinstance(item, Claim):
+
+    def known(item: Claim | Both) -> Any:
+        if isinstance(item, Both):
+            return item.old, item.new
         claim = next(claims)
-        facts = (*claim.maps, claim.zero)
-        known = [
-            (axis, _digest(positions)) for table in (claim.copies, claim.means) for axis, positions in table.items()
-        ]
-        flags = len(claim.copies), claim.nonnegative, claim.uniform
-        return claim.old, claim.new, tuple(map(_digest, facts)), tuple(known), flags
-    if isinstance(item, Both):
-        return repr((item.old, item.new))
-    if isinstance(item, slice):
-        return tuple(_summary(part, claims) for part in (item.start, item.stop, item.step))
-    if isinstance(item, dict):
-        return tuple((name, _summary(value, claims)) for name, value in item.items())
-    return tuple(_summary(value, claims) for value in item)
+        tables = [{axis: _digest(places) for axis, places in each.items()} for each in (claim.copies, claim.means)]
+        facts = [_digest(tensor) for tensor in (*claim.maps, claim.zero)]
+        return claim.old, claim.new, facts, tables, claim.nonnegative, claim.uniform
+
+    return repr(each_of_kind([use.args, use.kwargs], (Claim, Both), known))
 
 
 def _digest(tensor: Tensor | None) -> Any:

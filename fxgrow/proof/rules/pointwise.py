@@ -25,7 +25,7 @@ from fxgrow.proof.claims import (
 )
 from fxgrow.proof.node_pair import Use, no_rule, plain
 from fxgrow.proof.rules.movement import arranged, halves
-from fxgrow.rules.calls import draws_apart, run, signs_of_zeros
+from fxgrow.rules.calls import draws_apart, keeps_zero, run
 from fxgrow.rules.complexes import Part, is_part
 from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.law import Terms
@@ -138,19 +138,10 @@ def _vanishes(use: Use) -> bool:
         return False  # nobody asks
     operands = flat_tensors([node.meta.get("value") for node in use.old.all_input_nodes])
     dtype = torch.complex128 if any(operand.is_complex() for operand in operands) else torch.float64
-    module: Any = use.new_module
-    for signs in signs_of_zeros(len(use.claims())):
-        args, kwargs = arranged(use, functools.partial(_next_zero, iter(signs), dtype), old=False)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                outcome = run(use.new, module, args, kwargs)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError):
-            return False  # a function of integers, of booleans, or of more than one entry
-        if not isinstance(outcome, Tensor) or not bool((outcome == 0).all()):
-            return False
-    return True
 
+    def outcome(zeros: Iterator[float]) -> Any:
+        one_entry = arranged(use, lambda claim: torch.full((1,) * claim.rank, next(zeros), dtype=dtype), old=False)
+        with torch.random.fork_rng(devices=[]):
+            return run(use.new, use.new_module, *one_entry)
 
-def _next_zero(zeros: Iterator[float], dtype: torch.dtype, claim: Claim) -> Tensor:
-    """The next of some zeros, as a tensor of one entry."""
-    return torch.full((1,) * claim.rank, next(zeros), dtype=dtype)
+    return keeps_zero(len(use.claims()), outcome)  # not: of integers, of booleans, or of more than one entry

@@ -80,7 +80,9 @@ def padded(law: Pad, use: Use) -> Any:
     grows = not pad.same or any(use.claim().maps[axis] is not None for axis in axes)
     if grows and module is None and pads_with_zeros(lambda *setting: use.setting(*setting).new):
         return _between_zeros(use, pad)
-    return _channelwise(use, axes, law.kind, use.setting(3, "value").new in (None, 0))
+    x = _only_operand(use, axes)
+    rest = [None if k - x.rank in axes else k for k in range(x.rank)]
+    return _outputs(use.value, x, rest, law.kind, use.setting(3, "value").new in (None, 0))
 
 
 def _between_zeros(use: Use, pad: Both) -> Claim:
@@ -101,13 +103,6 @@ def _zeros_beside(x: Claim, axis: int, before: int, after: int) -> Claim:
     """So many zeros along an axis, beside a tensor."""
     old, new = ([*shape[:axis], size, *shape[axis + 1 :]] for shape, size in ((x.old, before), (x.new, after)))
     return one_number(old, new, [*x.maps[:axis], first(before, after), *x.maps[axis + 1 :]], True)
-
-
-def _channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
-    """The same function of the axes `mixed`, for every position on the others; "linear" keeps means there."""
-    x = _only_operand(use, mixed)
-    own = {axis % x.rank for axis in mixed}
-    return _outputs(use.value, x, [None if k in own else k for k in range(x.rank)], kind, keeps_zero)
 
 
 def across(law: Across, use: Use) -> Any:
