@@ -114,10 +114,6 @@ class _OtherCalls:
         self._read_here = _read(captured)
         self._records: dict[tuple[str, str, str], Record] = {}
 
-    @functools.cached_property
-    def _recording(self) -> Recording:
-        return Recording(skeleton(self.source), device_of(self.source))
-
     def _as_captured(self, argument: str, mode: str, beside: Call | None = None) -> Record:
         """A record with an argument spelled out, perhaps beside another value of another one."""
         beside = beside or Call("", self.captured.inputs)
@@ -138,8 +134,8 @@ class _OtherCalls:
         return recording.record("eval", with_channels(inputs, self.plan.channels)).graph
 
     def _recording_of(self, call: Call) -> Recording:
-        if not call.flags:
-            return self._recording
+        if not call.flags and self.captured.recording is not None:
+            return self.captured.recording
         called = called_by(self.source, call.method, flags=call.flags)
         return Recording(skeleton(called), device_of(called))
 
