@@ -295,7 +295,7 @@ def _informed(
             size = _counterpart("num_chs", size, before, after, whole)
         block = next((block for block in ends if within(whole, block)), None)
         moved_on = ends[block] + whole[len(block) :] if block is not None else ""
-        for new in [moved_on] if moved_on in origins else [new for new, origin in origins.items() if origin == whole]:
+        for new in [moved_on] if places.get(moved_on) else [new for new, origin in origins.items() if origin == whole]:
             changed = {**entry, "module": new[len(whole) - len(path) :], "num_chs": size}
             made.append((places[new], None if new in added and new != moved_on else number, changed))
     made.sort(key=lambda item: item[0])
