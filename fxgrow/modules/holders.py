@@ -44,6 +44,18 @@ def held_by(value: Any, package: str = "") -> Mapping[Any, Any] | None:
     return attributes_of(value) if _is_plain(kind) else None
 
 
+def compared_by(value: Any) -> Mapping[Any, Any] | None:
+    """What tells an object from others of its class: as `held_by`, and the attributes of one that has no other way.
+
+    >>> compared_by(object()), compared_by(contextlib.nullcontext(1)), compared_by(1)
+    (None, {'enter_result': 1}, None)
+    """
+    held, kind = held_by(value), type(value)
+    if held is None and kind.__eq__ is object.__eq__ and _is_plain(kind):
+        return attributes_of(value) or None
+    return held
+
+
 def attributes_of(value: Any) -> dict[str, Any]:
     """What an object of a user's own holds, by name.
 

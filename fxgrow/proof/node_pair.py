@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.modules.containers import each_of_kind, has_fractions, of_kind
-from fxgrow.modules.holders import held_by
+from fxgrow.modules.holders import compared_by
 from fxgrow.modules.tensors import OF_TREE
 from fxgrow.proof.claims import (
     Claim,
@@ -78,7 +78,7 @@ def equal_values(value: Any, other: Any) -> bool:
         return of_tree or equal_values(*referred)
     if type(value) is not type(other):
         return False
-    held, others = held_by(value), held_by(other)
+    held, others = compared_by(value), compared_by(other)
     if held is None or others is None or held is value:
         return bool(value == other)
     return equal_values(dict(held), dict(others))

@@ -661,6 +661,15 @@ def test_functions_that_a_model_holds_are_the_same_code_and_looked_into() -> Non
     assert {"one", "weight"} <= _names_read(reading, ["enter", "body", "leave"])
 
 
+def test_objects_of_libraries_that_a_call_has_made_are_compared_by_what_they_hold() -> None:
+    model = lively(Settling())
+    grown = fxgrow.grow(model, 2, example_inputs=INPUTS)
+    for levels, refuted in ((3, False), (4, True)):
+        for network, last in ((model, 3), (grown, levels)):
+            network.mapper = torchvision.ops.poolers.LevelMapper(2, last)
+        assert (fxgrow.certify(grown, model).verdict is Verdict.REFUTED) is refuted
+
+
 def test_a_weight_that_parts_share_is_used_by_either() -> None:
     model: Any = Around(lambda model, x: model.part(x))
     model.part.enter = model.other.enter = nn.Linear(4, 4)
