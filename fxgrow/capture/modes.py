@@ -314,7 +314,7 @@ def copied(graph: fx.Graph) -> fx.Graph:
     """A copy of a graph, with the names and values of its nodes."""
     twin = fx.Graph()
     renamed: dict[fx.Node, fx.Node] = {}
-    twin.output(twin.graph_copy(graph, renamed))
+    renamed[graph.output_node()] = twin.output(twin.graph_copy(graph, renamed))
     for old, new in renamed.items():
         new.name = old.name
         new.meta = dict(old.meta)

@@ -44,6 +44,14 @@ class Block(nn.Module):
         return x + self.b(torch.relu(self.a(self.norm(x))))
 
 
+class Functional(Block):
+    """A block whose norm is a function in its forward, which a graph module makes a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = nn.functional.layer_norm(x, (x.shape[-1],), self.norm.weight, self.norm.bias)
+        return x + self.b(torch.relu(self.a(normed)))
+
+
 def composed(model: nn.Module, plan: Plan, seed: int = 0) -> GrownGraphModule:
     return tag(widen(deepen(model, plan), plan, named_tensors(model), seed), plan, seed)
 
@@ -58,12 +66,13 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "readout": (Residual, {"width": 1.5}),
     "deeper": (Residual, {"width": {"blocks.*": 2}, "depth": "+1", "init": "mirror"}),
+    "norms": (lambda: nn.Sequential(nn.Linear(8, 8), Functional(), Functional(), nn.Linear(8, 2)), {"width": 1.5}),
     "multipliers": (lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), {"width": 2}),
     "dense": (lambda: timm.create_model("densenet121"), {"width": 1.5, "depth": {"features.denseblock1": "+1"}}),
 }
 
 
-@pytest.mark.parametrize("name", [*list(MODELS)[:3], pytest.param("dense", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*list(MODELS)[:4], pytest.param("dense", marks=pytest.mark.slow)])
 def test_the_passes_give_what_grow_gives(name: str) -> None:
     make, how = MODELS[name]
     torch.manual_seed(0)
