@@ -228,6 +228,18 @@ def test_blocks_that_cannot_get_there_are_named(small: str, large: str, text: st
     assert text in str(raised.value)
 
 
+def regnet(width: int, *depths: int) -> nn.Module:
+    parameters = torchvision.models.regnet.BlockParams(depths, [width, 2 * width], [4, 4], [1.0, 1.0], [2, 2])
+    return torchvision.models.RegNet(parameters, num_classes=5)
+
+
+def test_blocks_are_called_as_in_the_target_whatever_stands_before_their_number() -> None:
+    model = lively(regnet(8, 1, 2)).double()
+    grown: Any = fxgrow.grow(model, like=regnet(16, 1, 4), example_inputs=IMAGES)
+    assert [*grown.trunk_output.block2._modules] == ["block2-0", "block2-1", "block2-2", "block2-3"]
+    torch.testing.assert_close(grown.eval()(IMAGES), model.eval()(IMAGES), rtol=EXACT, atol=EXACT)
+
+
 def test_blocks_that_no_run_leads_to_are_named() -> None:
     with pytest.raises(PlanError) as raised:
         fxgrow.plan(mobile(1.0, 1, 2, 2), like=mobile(1.0, 2, 2, 2), example_inputs=IMAGES)

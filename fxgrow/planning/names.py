@@ -22,7 +22,7 @@ from fxgrow.modules.switching import in_mode
 Slot = tuple[str, int]
 """The name of a part that was there, and the number of its copy; 0: itself."""
 
-_NUMBERED = re.compile(r"(\D*)(\d+)")
+_NUMBERED = re.compile(r"(.*\D|)(\d+)")
 
 
 def series(names: Iterable[str]) -> dict[str, list[str]]:
@@ -30,6 +30,8 @@ def series(names: Iterable[str]) -> dict[str, list[str]]:
 
     >>> series(["b1", "pool", "b2", "c1", "c3"])
     {'b': ['b1', 'b2']}
+    >>> series(["stage2-0", "stage2-1"])
+    {'stage2-': ['stage2-0', 'stage2-1']}
     """
     alike = grouped((match[1], name) for name in names if (match := _NUMBERED.fullmatch(name)))
     return {prefix: listed for prefix, listed in alike.items() if listed == [*_counted(prefix, listed[0], len(listed))]}
