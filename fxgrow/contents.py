@@ -63,13 +63,13 @@ def part_of(part: Any) -> Part:
     if is_graph:
         graphs = part.graphs() if hasattr(part, "graphs") else {"": part.graph}  # of each mode, in a grown one
         functions += [(f"the graph {mode}".strip(), _digest(graph)) for mode, graph in graphs.items()]
-    functions += [(said, names) for said, names in _unkept(part).items() if names]
+    functions += [(said, names) for said, names in functions_around(part).items() if names]
     buffers = tuple((name, None if buffer is None else tuple(buffer.shape)) for name, buffer in part._buffers.items())
     return Part(kind.__module__, kind.__name__, tuple(plain), tuple(functions), not holds_any(part), buffers)
 
 
-def _unkept(part: nn.Module) -> dict[str, str]:
-    """What no file keeps of a part beside its tensors and attributes, in words, and the names of the functions."""
+def functions_around(part: nn.Module) -> dict[str, str]:
+    """The hooks of a part and the forward that it holds, which no file keeps, in words; the names of the functions."""
     held = {said: [hook for name in names for hook in getattr(part, name).values()] for said, names in HOOKS.items()}
     held[FORWARD] = [part.__dict__["forward"]] if "forward" in part.__dict__ else []
     return {said: ", ".join(map(_name_of_function, functions)) for said, functions in held.items()}
@@ -85,7 +85,7 @@ def unkept(model: nn.Module, before: Mapping[str, Part]) -> list[str]:
     return [
         f"{said} {names} of {path or type(part).__name__}"
         for path, part in model.named_modules()
-        for said, names in _unkept(part).items()
+        for said, names in functions_around(part).items()
         if names and path in before and dict(before[path].functions).get(said) != names
     ]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.contents import functions_around
 from fxgrow.history import history_of, tensors_of
 from fxgrow.modules.shards import undivided, whole
 from fxgrow.modules.tensors import each_once
@@ -26,7 +27,8 @@ def fingerprint(grown: nn.Module) -> dict[str, str]:
         for mode, graph in part.graphs().items() if isinstance(part, GrownGraphModule) else ():
             lines = (f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes)
             hashes[GRAPH + f"{path} {mode}".strip()] = _hash("\n".join(lines).encode())
-    hashes[PARTS] = _hash("\n".join(f"{path} {_part(part)}" for path, part in grown.named_modules() if path).encode())
+    parts = [f"{path} {_part(part)}" for path, part in grown.named_modules() if path]
+    hashes[PARTS] = _hash("\n".join([*parts, *_around(grown)]).encode())
     return hashes
 
 
@@ -78,4 +80,9 @@ def _part(module: nn.Module) -> str:
         and name != "training"
         and not name.startswith("_")
     }
-    return f"{kind.__module__}.{kind.__name__} {_written(plain)}"
+    return " ".join([f"{kind.__module__}.{kind.__name__} {_written(plain)}", *_around(module)])
+
+
+def _around(module: nn.Module) -> list[str]:
+    """The hooks of a module, and the forward that it holds, by name."""
+    return [f"{said} {names}" for said, names in functions_around(module).items() if names]

@@ -209,6 +209,11 @@ class Walk(Storage):
                 "",
                 Certificate("every node of the original is there", "", (), Verdict.REFUTED, f"missing: {missing[:3]}"),
             )
+        statements = self.checker.original.statements
+        gone = [node.name for node in self.old.nodes if id(node) not in paired and node.target in statements]
+        if gone:
+            claim = "it refuses what the original's graph refuses, and computes in the same contexts"
+            yield Step("", Certificate(claim, "", (), Verdict.UNKNOWN, f"missing: {gone[:3]}"))
         position = {id(node): k for k, node in enumerate(self.old.nodes)}
         order = [position[id(partner)] for partner in self.partners.values()]
         if order != sorted(order):

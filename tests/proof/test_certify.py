@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from timm.layers import ScaledStdConv2d
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
@@ -456,3 +456,52 @@ def test_an_argument_in_place_of_another_is_refuted(of_tensors: bool) -> None:
             node.args = tuple(other.get(item, item) for item in node.args)
     wider.recompile()
     assert fxgrow.certify(wider, model).verdict is Verdict.REFUTED
+
+
+class ByArgument(nn.Module):
+    """What it does hangs on its arguments and on how many samples there are; some of it has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.norm, self.head = nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, double: bool = False) -> Tensor:
+        x = self.norm(self.read(x).relu())
+        x = x.abs() + 1 if x.shape[0] > 6 else x
+        with torch.no_grad():
+            mask = x > 0
+        return self.head(x * mask * (2 if double else 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["settled", "compared", "enter_grad", "leave_grad"])
+def test_a_graph_without_a_guard_or_a_context_of_the_original_is_not_proved(name: str) -> None:
+    model = ByArgument()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(4, 5), form="graph", verify=False)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    taken_out = [node for node in reversed(grown.graph.nodes) if getattr(node.target, "__name__", "") == name]
+    for node in taken_out:
+        for user in list(node.users):
+            grown.graph.erase_node(user)
+        grown.graph.erase_node(node)
+    grown.recompile()
+    certificate = fxgrow.certify(grown, model)
+    assert taken_out and str(certificate.verdict) == "UNKNOWN"
+    assert name in certificate.weakest.detail
+
+
+def give_a_forward(part: Any) -> None:
+    part.forward = lambda x: nn.functional.layer_norm(x, x.shape[-1:])
+
+
+def give_a_hook(part: nn.Module) -> None:
+    part.register_forward_hook(lambda part, given, output: nn.functional.layer_norm(given[0], output.shape[-1:]))
+
+
+@pytest.mark.parametrize("change", [give_a_forward, give_a_hook])
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("path", ["norm", "head"])
+def test_the_record_does_not_hold_for_a_part_with_another_forward_or_a_hook(change: Any, form: str, path: str) -> None:
+    grown = fxgrow.grow(ByArgument(), 2, example_inputs=torch.randn(4, 5), form=form)
+    assert str(fxgrow.certify(grown).verdict) == "PROVED"
+    change(grown.get_submodule(path))
+    assert str(fxgrow.certify(grown).verdict) == "UNKNOWN"
