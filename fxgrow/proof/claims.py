@@ -80,6 +80,13 @@ class Claim:
     moved: Moved | None = None
     uniform: bool = False
 
+    def __post_init__(self) -> None:
+        """What is known in its smallest form: nothing is kept that says nothing."""
+        copies = {k: source for k, source in self.copies.items() if not torch.equal(source, torch.arange(len(source)))}
+        means = {k: where for k, where in self.means.items() if bool(where.any())}
+        for name, known in (("zero", spare(self.zero)), ("copies", copies), ("means", means)):
+            object.__setattr__(self, name, known)
+
     @property
     def rank(self) -> int:
         return len(self.new)
@@ -163,14 +170,6 @@ def spare(zero: Tensor | None) -> Tensor | None:
         if zero.shape[axis] > 1 and bool((zero == zero.narrow(axis, 0, 1)).all()):
             zero = zero.narrow(axis, 0, 1)
     return zero
-
-
-def spare_copies(copies: dict[int, Tensor]) -> dict[int, Tensor]:
-    return {axis: source for axis, source in copies.items() if not torch.equal(source, torch.arange(len(source)))}
-
-
-def spare_means(means: dict[int, Tensor]) -> dict[int, Tensor]:
-    return {axis: where for axis, where in means.items() if bool(where.any())}
 
 
 def is_new(claim: Claim) -> Tensor:
@@ -269,7 +268,7 @@ def split_axis(claim: Claim, axis: int, old: tuple[int, int], new: tuple[int, in
         (*claim.new[:axis], *new, *claim.new[axis + 1 :]),
         (*claim.maps[:axis], *maps, *claim.maps[axis + 1 :]),
         zero,
-        spare_copies(copies),
+        copies,
         means,
         held,
         claim.nonnegative,
@@ -337,7 +336,7 @@ def carried(claim: Claim, axes: Sequence[int | None], shape: Sequence[int], mean
     zero = zero.reshape([1 if axis is None else zero.shape[axis] for axis in axes])
     return replace(
         result,
-        zero=spare(zero & is_new(result)),
+        zero=zero & is_new(result),
         copies={k: claim.copies_of(axis) for k, axis in enumerate(axes) if axis is not None and claim.repeats(axis)},
         means={k: claim.means[axis] for k, axis in enumerate(axes) if means and axis in claim.means},
     )

@@ -27,7 +27,6 @@ from fxgrow.proof.claims import (
     one_number,
     same_map,
     spare,
-    spare_copies,
     unchanged,
 )
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, exact, first
@@ -329,7 +328,7 @@ def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, 
             copies[axis] = repeated(value, axis)
         if position is not None and "mean" in fills:
             means[axis] = mean_positions(value, axis, position, claim.held.precision)
-    return None if zero is None else zero.cpu(), spare_copies(copies), {a: w for a, w in means.items() if bool(w.any())}
+    return None if zero is None else zero.cpu(), copies, means
 
 
 def repeated(value: Tensor, axis: int) -> Tensor:

@@ -17,19 +17,7 @@ from torch import Tensor
 
 from fxgrow.modules.containers import along
 from fxgrow.proof.atoms import Atoms, added_up, atoms_of, collapsed
-from fxgrow.proof.claims import (
-    Claim,
-    Map,
-    Refuted,
-    Unproved,
-    at_old,
-    both_copies,
-    inverse,
-    is_new,
-    spare,
-    spare_copies,
-    spare_means,
-)
+from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, at_old, both_copies, inverse, is_new
 from fxgrow.proof.node_pair import REPEATING, Use, mean_positions, repeated
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, exact, first, precision
 from fxgrow.rules.convolution import Slide
@@ -346,7 +334,7 @@ def _outcome(
         mean = _mean(seen, letter, bias)
         if mean is not None:
             means[axis] = mean
-    return Claim(old, new, result.maps, spare(zero), spare_copies(copies), spare_means(means))
+    return Claim(old, new, result.maps, zero, copies, means)
 
 
 def _zero_outputs(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.modules.containers import has_fractions
-from fxgrow.proof.claims import Claim, is_new, spare, unchanged
+from fxgrow.proof.claims import Claim, is_new, unchanged
 from fxgrow.proof.node_pair import Both, claims_in
 
 
@@ -23,7 +23,7 @@ def stripped(item: Any, zero: bool) -> Any:
     zero: whether new entries are claimed to be zero.
     """
     if isinstance(item, Claim):
-        new = spare(is_new(item)) if zero else None
+        new = is_new(item) if zero else None
         return Claim(item.old, item.new, item.maps, new, held=item.held if picks(item) else None)
     if isinstance(item, dict):
         return {key: stripped(value, zero) for key, value in item.items()}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, merge_axes, spare_copies, split_axis
+from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, merge_axes, split_axis
 from fxgrow.proof.node_pair import Use, equal_values, plain
 from fxgrow.proof.products import Operand, contract, linear
 from fxgrow.proof.rules.pointwise import combined
@@ -82,7 +82,7 @@ def window_attention(law: Law, use: Use) -> Claim:
         (*x.new[:-1], heads.new, after),
         (*x.maps[:-1], head_map, None),
         None,
-        spare_copies({x.rank - 1: common}),
+        {x.rank - 1: common},
     )
     use.fixed(x, range(x.rank - 1), "space")
     sent = merge_axes(seen, x.rank - 1)

@@ -28,9 +28,6 @@ from fxgrow.proof.claims import (
     one_number,
     same_map,
     settled,
-    spare,
-    spare_copies,
-    spare_means,
     unchanged,
 )
 from fxgrow.proof.node_pair import Both, Use, plain, repeated
@@ -122,7 +119,7 @@ def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Clai
     if whole.zero is not None and after.zero is not None:
         zero = whole.zeros().expand(whole.new).clone()
         zero[index] = after.zeros().expand(after.new)
-    return Claim(whole.old, whole.new, whole.maps, spare(zero))
+    return Claim(whole.old, whole.new, whole.maps, zero)
 
 
 def joined(claims: list[Claim], axis: int) -> Claim:
@@ -269,12 +266,12 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     result = Claim(
         tuple(old.shape), tuple(new.shape), maps, nonnegative=all(claim.nonnegative for claim in sources.claims)
     )
-    zero = spare(_looked_up(sources.zero, new) & is_new(result)) if sources.zero is not None else None
+    zero = _looked_up(sources.zero, new) & is_new(result) if sources.zero is not None else None
     copies: dict[int, Tensor] = {}
     stretched = new.numel() > len(sources.origin)  # an entry is in several places, which are copies of each other
     if sources.copy is not None or stretched:
         classes = new if sources.copy is None else _looked_up(sources.copy, new)
-        copies = spare_copies({axis: repeated(classes, axis) for axis in range(new.ndim) if maps[axis] is not None})
+        copies = {axis: repeated(classes, axis) for axis in range(new.ndim) if maps[axis] is not None}
     means = _means(sources, new, maps)
     lost = len(sources.claims) == 1 and bool(sources.claims[0].means) and not means and new.shape != old.shape
     moved = Moved(sources.claims[0], old, new) if lost else None
@@ -357,5 +354,6 @@ def _means(sources: _Sources, new: Tensor, maps: tuple[Map, ...]) -> dict[int, T
             for other in range(new.ndim):
                 if other != axis:
                     where = where.all(other, keepdim=True)
-            means[axis] = where.flatten()
-    return spare_means(means)
+            if bool(where.any()):
+                means[axis] = where.flatten()
+    return means

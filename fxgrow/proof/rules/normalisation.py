@@ -16,19 +16,7 @@ from torch import Tensor
 
 from fxgrow.modules.containers import along
 from fxgrow.proof.atoms import atoms_of
-from fxgrow.proof.claims import (
-    Claim,
-    Held,
-    Map,
-    Refuted,
-    Unproved,
-    both_copies,
-    is_new,
-    merge_axes,
-    spare,
-    spare_copies,
-    split_axis,
-)
+from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved, both_copies, is_new, merge_axes, split_axis
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain, repeated
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.proof.rules.reduction import positions
@@ -252,4 +240,4 @@ def _affine(
                 )
                 common = both_copies(common, own.cpu())
         copies[axis] = common
-    return Claim(x.old, x.new, x.maps, spare(zero), spare_copies(copies))
+    return Claim(x.old, x.new, x.maps, zero, copies)

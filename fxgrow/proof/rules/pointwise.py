@@ -11,18 +11,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.modules.containers import flat_tensors
-from fxgrow.proof.claims import (
-    Claim,
-    Map,
-    Unproved,
-    both_copies,
-    carried,
-    is_new,
-    one_number,
-    spare,
-    spare_copies,
-    spare_means,
-)
+from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, carried, is_new, one_number
 from fxgrow.proof.node_pair import Use, no_rule, plain
 from fxgrow.proof.rules.movement import arranged, halves
 from fxgrow.rules.calls import draws_apart, keeps_zero, run
@@ -119,9 +108,7 @@ def combined(use: Use, claims: Sequence[Claim], kind: str, zeros: Sequence[Seque
     )
     if all(claim.uniform for claim in claims):
         return one_number(old, new, maps, bool(zero is not None and zero.all()))
-    return Claim(
-        tuple(old), tuple(new), tuple(maps), spare(zero), spare_copies(copies), spare_means(means), None, nonnegative
-    )
+    return Claim(tuple(old), tuple(new), tuple(maps), zero, copies, means, None, nonnegative)
 
 
 def _zero(claims: Sequence[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: int) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, spare_copies, split_axis, unchanged
+from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, split_axis, unchanged
 from fxgrow.proof.node_pair import REPEATING, Use, claims_in, repeated
 from fxgrow.proof.products import Operand, contract
 from fxgrow.proof.rules.movement import joined
@@ -88,7 +88,7 @@ def _hidden_units(use: Use, suffix: str, gates: int, layer_input: Claim, states:
         (*layer_input.old[:-1], sizes[0]),
         (*layer_input.new[:-1], sizes[1]),
         (*layer_input.maps[:-1], position),
-        copies=spare_copies({lead: equal}),
+        copies={lead: equal},
     )
     letters = tuple(f"n{k}" for k in range(lead))
     for weight, bias, source in ((enter, biases[0], layer_input), (inner, biases[1], hidden)):
@@ -122,7 +122,7 @@ def _results(use: Use, x: Claim, sent: Claim, layers: list[Claim]) -> Any:
     def state(value: Tensor) -> Claim:
         lead, hidden = tuple(value.shape[:-1]), layers[-1]
         maps = (*(None for _ in lead), hidden.maps[1])
-        return Claim((*lead, hidden.old[1]), (*lead, hidden.new[1]), maps, None, spare_copies({len(lead): common}))
+        return Claim((*lead, hidden.old[1]), (*lead, hidden.new[1]), maps, None, {len(lead): common})
 
     states = use.value[1]
     return output, tuple(map(state, states)) if isinstance(states, tuple) else state(states)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fxgrow import guards
 from fxgrow.modules.containers import has_fractions
 from fxgrow.proof.atoms import atoms_of
-from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare_copies
+from fxgrow.proof.claims import Claim, Refuted, Unproved, carried
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.rules.movement import selected
 from fxgrow.proof.rules.pointwise import combined, elementwise
@@ -77,7 +77,7 @@ def compared(law: Compared, use: Use) -> Claim:
         lead, old, new = use.value.shape[:-2], (first.old[-2], second.old[-2]), (first.new[-2], second.new[-2])
         copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((first, second))}
         maps = (*[None] * len(lead), first.maps[-2], second.maps[-2])
-        return Claim((*lead, *old), (*lead, *new), maps, copies=spare_copies(copies))
+        return Claim((*lead, *old), (*lead, *new), maps, copies=copies)
     both = replace(combined(use, [first, second], "other"), zero=None)
     return _gone(both, [rank + axis], len(use.value.shape) == rank, means=False)
 
