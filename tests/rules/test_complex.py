@@ -239,3 +239,21 @@ def test_a_transform_over_channels_holds_them() -> None:
         "gain[0]",
     }
     assert all("fft_fft is taken over it" in dimension.reason for dimension in plan.held)
+
+
+def test_the_other_part_of_complex_numbers_is_not_proved() -> None:
+    class OfOnePart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.leave = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(torch.complex(self.first(x), self.second(x)).real)
+
+    model = OfOnePart().double()
+    grown = fxgrow.grow(model, 2, example_inputs=TOKENS, form="graph")
+    for node in grown.graph.nodes:
+        if node.target is getattr:
+            node.args = (node.args[0], "imag")
+    grown.recompile()
+    assert str(fxgrow.certify(grown, model).verdict) == "REFUTED"

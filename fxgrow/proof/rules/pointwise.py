@@ -69,6 +69,7 @@ def complex_part(law: Part, use: Use) -> Claim:
     if use.new.target is getattr and not is_part(plain(use.argument(1, "name")).new):
         raise no_rule(use)
     use.rule = "a part of complex numbers"
+    use.same_settings()
     return combined(use, [use.equal(use.claim())], "linear", [[0]])
 
 
