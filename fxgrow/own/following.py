@@ -26,7 +26,7 @@ from fxgrow.modules.libraries import home_of, is_installed
 from fxgrow.modules.switching import in_mode
 from fxgrow.modules.tensors import dotted, within
 from fxgrow.own.edited import ReadOut
-from fxgrow.own.positions import last_places
+from fxgrow.own.positions import Intermediates, intermediates_of, last_places
 from fxgrow.planning.deepening import Children, Deepening
 from fxgrow.planning.deepening import renamed as moved
 from fxgrow.rules.registry import law_of_module
@@ -114,6 +114,8 @@ def follow_sizes(
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
         own.feature_info = _informed(infos, *shapes, places, added, depth.children if depth is not None else ())
+        if isinstance(infos, list) and any(info in infos for info in own.feature_info):
+            _follow_intermediates(own.feature_info, intermediates_of(source, inputs[0]), own, inputs[1])
     return changes
 
 
@@ -307,6 +309,17 @@ def _informed(
     now = last_places([number is not None for _, number, _ in made])
     twin.out_indices = type(put_out)(now[number] for number in put_out)
     return twin
+
+
+def _follow_intermediates(infos: list[Any], before: Intermediates | None, own: nn.Module, inputs: Inputs) -> None:
+    """Say of features that no part puts out by itself how many channels `forward_intermediates` gives them now."""
+    after = intermediates_of(own, inputs) if before is not None and len(before.each) == len(infos) else None
+    if before is None or after is None or len(after.each) != len(infos):
+        return
+    for info, old, new in zip(infos, before.each, after.each, strict=True):
+        became = {size for was, size in zip(old[1:], new[1:], strict=False) if was == info.get("num_chs")}
+        if len(became) == 1:
+            info["num_chs"] = became.pop()
 
 
 def _last_of_each(

@@ -172,12 +172,12 @@ def intermediates_apart(source: nn.Module, inputs: tuple[Inputs, Inputs]) -> Cal
 
     inputs: those of the source, and those of the copy.
     """
-    before = _intermediates(source, inputs[0])
+    before = intermediates_of(source, inputs[0])
 
     def distance(own: nn.Module) -> float:
         if before is None:
             return 0
-        after = _intermediates(own, inputs[1])
+        after = intermediates_of(own, inputs[1])
         if after is None:
             return float("inf")
         apart = float(after.last != after.features) + float(after.runs_all < before.runs_all)
@@ -191,7 +191,7 @@ def intermediates_apart(source: nn.Module, inputs: tuple[Inputs, Inputs]) -> Cal
 Shapes = list[tuple[int, ...]]
 
 
-class _Intermediates(NamedTuple):
+class Intermediates(NamedTuple):
     """Shapes; runs_all: whether every part runs that runs in `forward_features`."""
 
     features: Shapes
@@ -200,7 +200,7 @@ class _Intermediates(NamedTuple):
     runs_all: bool
 
 
-def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
+def intermediates_of(model: Any, inputs: Inputs) -> Intermediates | None:
     """What the blocks of a model of timm's give; None where it does not say."""
     if not hasattr(model, INTERMEDIATES) or not hasattr(model, FEATURES):
         return None
@@ -214,7 +214,7 @@ def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
         in_intermediates = set(ran)
         features = getattr(runner, FEATURES)(*arguments, **keywords)
         if next(flat_tensors(each), None) is not None:
-            return _Intermediates(_shapes(features), _shapes(last), _shapes(each), ran == in_intermediates)
+            return Intermediates(_shapes(features), _shapes(last), _shapes(each), ran == in_intermediates)
     return None
 
 

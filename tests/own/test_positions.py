@@ -88,6 +88,35 @@ def test_positions_that_another_method_reads_follow() -> None:
             torch.testing.assert_close(feature, expected, rtol=EXACT, atol=EXACT)
 
 
+class Headed(Staged):
+    """Gives its features through heads; no part of the name that `feature_info` says puts them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.ModuleList([nn.Conv2d(4, 12, 1), nn.Conv2d(8, 16, 1)])
+        self.head = nn.Linear(16, 3)
+        self.feature_info = [{"num_chs": 12, "module": "blocks.1"}, {"num_chs": 16, "module": "stage"}]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        _, kept = super().forward_intermediates(x)
+        low, high = (wide(feature) for wide, feature in zip(self.wide, kept, strict=True))
+        return torch.relu(high + nn.functional.avg_pool2d(low, 1).mean(1, keepdim=True))
+
+    def forward_intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        kept = super().forward_intermediates(x)[1]
+        return self.forward_features(x), [wide(feature) for wide, feature in zip(self.wide, kept, strict=True)]
+
+
+def test_channels_of_features_that_no_named_part_puts_out_follow() -> None:
+    torch.manual_seed(0)
+    model: Any = lively(Headed()).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert isinstance(grown, Headed)
+    channels = [feature.shape[1] for feature in grown.forward_intermediates(X)[1]]
+    assert channels[1] == 32 and [info["num_chs"] for info in grown.feature_info] == channels
+    assert [info["num_chs"] for info in model.feature_info] == [12, 16]
+
+
 @pytest.mark.slow
 def test_they_follow_in_files_and_through_another_growth(tmp_path: Any) -> None:
     model = staged()
