@@ -70,7 +70,8 @@ def settled(argument: Any, value: Any, name: str) -> None:
 
 def _alike_values(argument: Any, value: Any) -> bool:
     if isinstance(value, (list, tuple, dict)) and isinstance(argument, (list, tuple, dict)):
-        return bool(argument == value)  # of whichever class a graph keeps it as
+        empty = not argument and not value  # torch's interpreter, which exports, gives a list for `**kwargs`
+        return empty or bool(argument == value)  # of whichever class a graph keeps it as
     recorded = {int: Int, float: Float}.get(type(value))
     alike = type(argument) is type(value) or (recorded is not None and isinstance(argument, recorded))
     return argument is value or (alike and bool(argument == value))

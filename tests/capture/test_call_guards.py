@@ -241,3 +241,17 @@ def test_a_call_of_its_own_stays_with_the_class_and_is_refused_by_name_as_a_grap
     torch.testing.assert_close(fxgrow.grow(model, 2, example_inputs=X)(X), model(X), rtol=EXACT, atol=EXACT)
     with pytest.raises(PlanError, match="a graph cannot keep what __call__ does around the forward"):
         fxgrow.grow(model, 2, example_inputs=X, form="graph")
+
+
+class Optional(Layers):
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        return self.leave(self.enter(x).tanh(), **options)  # type: ignore[no-any-return]
+
+
+def test_a_graph_without_keywords_is_exported() -> None:
+    """Torch's interpreter, by which it exports, passes an empty list for `**options`."""
+    grown: Any = fxgrow.grow(Optional().double(), 2, example_inputs=X, form="graph")
+    program = torch.export.export(grown, (X,))
+    torch.testing.assert_close(program.module()(X), grown(X), rtol=EXACT, atol=EXACT)
+    with pytest.raises(SettledError, match="options was"):
+        grown(X, scale=2)
