@@ -381,6 +381,19 @@ def test_alternating_blocks_go_on_alternating() -> None:
     ]
 
 
+def test_blocks_that_alternate_by_a_list_of_numbers_go_on_alternating() -> None:
+    """torchvision gives the shift of windows to one function, which has no other steps where nothing shifts."""
+    sizes: dict[str, Any] = {"patch_size": [4, 4], "embed_dim": 12, "window_size": [2, 2], "num_classes": 3}
+    small, deep = (
+        torchvision.models.SwinTransformer(depths=[blocks], num_heads=[2], **sizes).double().eval() for blocks in (2, 4)
+    )
+    images = IMAGE[0].double()
+    grown: Any = fxgrow.grow(small, depth=2, example_inputs=images)
+    assert [block.attn.shift_size for block in grown.features[1]] == [[0, 0], [1, 1], [0, 0], [1, 1]]
+    deep.load_state_dict(grown.state_dict())
+    torch.testing.assert_close(deep(images), small(images), rtol=1e-12, atol=1e-12)
+
+
 def test_stacking_changes_the_function_and_says_so() -> None:
     model = lively(timm.create_model("test_vit", img_size=64))
     grown = fxgrow.grow(model, depth=1.5, depth_init="stack")

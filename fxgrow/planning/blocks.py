@@ -218,6 +218,14 @@ class Finder:
             for node in region.nodes
         )
 
+    def _counts(self, unit: Unit) -> list[list[Any]]:
+        """The whole numbers, by lists of which blocks may take turns: how far one shifts its windows."""
+        return [
+            [value for value in (*node.args, *node.kwargs.values()) if _are_counts(value)]
+            for region in unit.regions
+            for node in region.nodes
+        ]
+
     def called(self, nodes: list[fx.Node]) -> list[Any]:
         """What some nodes call, in order."""
         return [self._called(node) for node in nodes]
@@ -300,7 +308,7 @@ class Finder:
                     unit.identity, unit.reason = None, "it is a chain of blocks itself"
             only = self._is_container(path) and len([s for s in several if any(map(self._is_block, s))]) == 1
             entering = {tuple(self.intervals[r.exit] for r in block.regions) for block in blocks}
-            length = period([block.signature for block in blocks]) if len(entering) == 1 else 1
+            length = period([(b.signature, self._counts(b)) for b in blocks]) if len(entering) == 1 else 1
             yield FoundRun(path if only and path else stretch[0].path, stretch, length)
 
     def _merged(self, runs: list[FoundRun]) -> Iterator[FoundRun]:
@@ -420,6 +428,10 @@ def _holds_any(unit: Unit, blocks: list[Unit]) -> bool:
 def _has_own_gate(unit: Unit | None, inner: set[str]) -> bool:
     """Whether a part that holds a chain of blocks is a block itself: silenced by other gates than theirs."""
     return unit is not None and unit.identity is not None and inner.isdisjoint(unit.identity.gates)
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
 
 
 def holds_blocks(module: nn.Module) -> bool:
