@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxgrow import guards
+from fxgrow.capture.contexts import settled
 from fxgrow.capture.norms import CALLED
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.plan import NodeEdit
@@ -107,6 +108,14 @@ def _as_before(node: fx.Node, edit: NodeEdit) -> None:
     put_argument(node, edit.path, before(follow(node, edit.path)))
 
 
+def _settle(node: fx.Node, edit: NodeEdit) -> None:
+    if any(user.target is settled for user in node.users):
+        return
+    inputs = [other for other in node.graph.nodes if other.op == "placeholder"]
+    with node.graph.inserting_after(inputs[-1]):
+        node.graph.call_function(settled, (node, edit.value, str(node.target))).meta["module_path"] = ""
+
+
 def _guard(node: fx.Node, edit: NodeEdit) -> None:
     value, graph = edit.value, node.graph
 
@@ -146,6 +155,7 @@ def _multiply(node: fx.Node, edit: NodeEdit) -> None:
 _APPLY = {
     "literal": _literal,
     "ratio": _ratio,
+    "settle": _settle,
     "as_before": _as_before,
     "guard": _guard,
     "core_input": _core_input,

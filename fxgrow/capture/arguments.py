@@ -227,7 +227,8 @@ def _other_numbers(value: Any) -> list[Any]:
     if type(value) is float:
         return [value / 2 or 0.5]
     if isinstance(value, (tuple, list)) and value and all(type(item) is int for item in value):
-        return [type(value)(map(int, other)) for other in zip(*map(_other_numbers, value), strict=False)]
+        others = [type(value)(map(int, other)) for other in zip(*map(_other_numbers, value), strict=False)]
+        return [*others, value[::-1]]  # which may name axes
     return []
 
 

@@ -23,7 +23,7 @@ class NodeEdit:
     kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
         "as_before" (compute it from the sizes before growth: `value` has, by the names of their nodes, what these were
         and are), "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size),
-        "multiply" (the input of a layer by `value`).
+        "multiply" (the input of a layer by `value`), "settle" (refuse another value of an argument than `value`).
     path: where in the node's arguments.
     value: what comes there.
     """

@@ -176,6 +176,8 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
             if before != after:
                 yield NodeEdit(mode, op.node.name, "ratio", path, _ratio(before, after))
         _refuse_loose(numbers, scaling, op, bound)
+    for argument in dict.fromkeys(scaling.looked_at(growth)):
+        yield NodeEdit(mode_of[id(argument.graph)], argument.name, "settle", value=argument.meta["value"])
     for mode, graph in analysis.graphs.items():
         for node in graph.output_node().all_input_nodes:
             if not any(tensors(analysis.trees[node])) and changed(node.meta["value"], numbers.after(node)):

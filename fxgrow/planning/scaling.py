@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxgrow.axes.layout import leaves
+from fxgrow.axes.layout import Leaf, leaves
 from fxgrow.capture.contexts import settled
 from fxgrow.planning.analysis import Analysis
 from fxgrow.rules.calls import reached
@@ -22,6 +22,7 @@ class Scaling:
     """How the number nodes of graphs scale; `after` says what a node is once sizes have grown."""
 
     def __init__(self, analysis: Analysis, after: Callable[[fx.Node], Any]) -> None:
+        self.ops = analysis.ops
         self.trees = analysis.trees
         self.after = after
         self.of_parameters = frozenset(leaf for tensor in analysis.parameters.values() for leaf in tensor.leaves())
@@ -56,8 +57,18 @@ class Scaling:
 
     def _varies(self, node: fx.Node) -> bool:
         """Whether another call may have another number there."""
-        behind = reached([node], lambda number: () if self._is_measured(number) else number.all_input_nodes)
-        return any(map(self._is_given, behind))
+        return any(map(self._is_given, reached([node], self._made_of)))
+
+    def looked_at(self, growing: Collection[Leaf]) -> Iterator[fx.Node]:
+        """The arguments of a call, such as an axis, whose values say how units pass through an op."""
+        for op in self.ops:
+            met = (leaf for tensor in (*op.operands(), *tensors(op.output)) for leaf in tensor.leaves())
+            if op.looked_at and any(leaf in growing for leaf in met):
+                for node in reached(
+                    op.looked_at, lambda number: () if self._is_measured(number) else number.all_input_nodes
+                ):
+                    if node.op == "placeholder" and self._is_given(node):
+                        yield node
 
     def _is_given(self, node: fx.Node) -> bool:
         """Whether a number is given with a call: an argument, or a size that no parameter has."""
@@ -70,13 +81,17 @@ class Scaling:
         axes = (tensor.axis(axis),) if isinstance(axis, int) else tensor.axes
         return not self.of_parameters.issuperset(leaf for each in axes for leaf in leaves(each))
 
+    def _made_of(self, number: fx.Node) -> Sequence[fx.Node]:
+        """The numbers from which one is computed; none for what is asked of a tensor."""
+        return () if self._is_measured(number) else number.all_input_nodes
+
     def _is_measured(self, node: fx.Node) -> bool:
         """Whether a number is asked of a tensor."""
         return any(True for source in _measured(node).all_input_nodes for _ in tensors(self.trees[source]))
 
     def grown_sizes(self, number: fx.Node) -> dict[str, tuple[int, int]]:
         """The sizes from which a number is computed and that grow: by the names of nodes, what they were and become."""
-        behind = reached([number], lambda node: () if self._is_measured(node) else node.all_input_nodes)
+        behind = reached([number], self._made_of)
         sizes = {node.name: (node.meta["value"], self.after(node)) for node in behind if self._is_measured(node)}
         return {name: (before, after) for name, (before, after) in sizes.items() if before != after}
 

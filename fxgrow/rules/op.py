@@ -80,6 +80,7 @@ class Op(Called["Tensor"]):
     pins: list[Path] = field(default_factory=list)
     unread: list[Path] = field(default_factory=list)
     attributes: list[tuple[str, Layout]] = field(default_factory=list)
+    looked_at: set[fx.Node] = field(default_factory=set)
     roles: list[tuple[Tensor, str]] = field(default_factory=list)
 
     @property
@@ -124,6 +125,8 @@ class Op(Called["Tensor"]):
 
     def _lowered(self, node: fx.Node) -> Any:
         tree = self.tree_of(node)
+        if tree is None:
+            self.looked_at.add(node)
         return node.meta["value"] if tree is None else tree
 
     def tensor(self, index: int = 0, name: str = "input") -> Tensor:
@@ -142,7 +145,7 @@ class Op(Called["Tensor"]):
 
     @cached_property
     def _operands(self) -> tuple[Tensor, ...]:
-        return tuple(tensors(self.lower([*self.node.args, *self.node.kwargs.values()])))
+        return tuple(tensors(each_of_kind([*self.node.args, *self.node.kwargs.values()], fx.Node, self.tree_of)))
 
     def parameter(self, name: str) -> Tensor | None:
         """The module's own parameter or buffer of that name."""

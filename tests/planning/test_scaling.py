@@ -99,3 +99,45 @@ def test_a_call_in_which_a_size_is_more_than_one_that_grows_is_refused(number: A
     model = lively(Scaled(number)).double()
     grown = fxgrow.grow(model, {"read": 2}, example_inputs=(X,), form=form)
     assert 3 <= assert_same_in_every_call(grown, model, k=False) < len(CALLS)
+
+
+class Along(nn.Module):
+    """What an op does along an axis that a call names."""
+
+    def __init__(self, op: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.read, self.inner, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1), nn.Linear(8, 4)
+        self.op = op
+
+    def forward(self, x: Tensor, k: int = 2) -> Tensor:
+        return self.head(self.inner(self.op(self.read(x), k)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+ALONG: list[Callable[[Tensor, int], Tensor]] = [
+    lambda x, k: x.softmax(k),
+    lambda x, k: x - x.mean(k, keepdim=True),
+    lambda x, k: x.roll(1, k),
+    lambda x, k: nn.functional.normalize(x, dim=k),
+]
+BY_A_NUMBER: list[Callable[[Tensor, int], Tensor]] = [
+    lambda x, k: x.roll(k, 2),
+    lambda x, k: x * k,
+    lambda x, k: nn.functional.interpolate(x, size=k + 3),
+]
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.parametrize("op", [*ALONG, *BY_A_NUMBER], ids=lambda op: "")
+def test_another_axis_than_the_one_for_which_units_grew_is_refused(op: Any, form: str) -> None:
+    model, refused = lively(Along(op)).double(), 0
+    grown = fxgrow.grow(model, {"read": 2}, example_inputs=(X, 2), form=form)
+    for number in (1, 2, 3, -1, -2, -3):
+        try:
+            output = grown(X, number)
+        except SettledError:
+            refused += 1
+        except RuntimeError:
+            assert op in BY_A_NUMBER  # the model does not take it either
+        else:
+            torch.testing.assert_close(output, model(X, number), rtol=EXACT, atol=EXACT)
+    assert refused == 0 if op in BY_A_NUMBER else refused > 0 or form == "auto"
