@@ -106,6 +106,7 @@ def other_methods(model: nn.Module, captured: Captured) -> Iterator[tuple[str, I
 
 
 _HARMLESS = {"abs", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "range", "reversed"}
+_HARMLESS |= {"all", "any", "callable", "divmod", "filter", "hash", "id", "iter", "map", "next", "pow", "repr", "type"}
 _HARMLESS |= {"round", "slice", "sorted", "sum", "super", "tuple", "zip", "getattr", "hasattr", "print"}
 _LIBRARIES = {"torch", "timm", "torchvision", "einops", "math", "numpy", "warnings", "enum", "typing", "collections"}
 _LIBRARIES |= {"contextlib", "copy", "dataclasses", "functools", "itertools", "logging", "operator", "time"}

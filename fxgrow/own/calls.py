@@ -67,7 +67,7 @@ def with_other_calls(
     with _quietly():
         for call in itertools.chain(
             telling_calls(source, captured, looked.recorded, looked.recorded_as_grown),
-            other_calls(source, captured, of_methods, plan.depth is None, looked.may_be),
+            other_calls(source, captured, of_methods, plan, looked.may_be),
         ):
             problem = looked.look_at(call)
             if problem is not None and call.left:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from fxgrow.capture import Captured
 from fxgrow.capture.arguments import UNREAD, UNTRIED, Cut, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
-from fxgrow.capture.contexts import GUARDS
+from fxgrow.capture.contexts import GUARDS, settled
 from fxgrow.capture.flags import Flag, other_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
@@ -23,6 +23,7 @@ from fxgrow.capture.recording import bound
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.libraries import is_installed
 from fxgrow.own.call_edits import FORWARD
+from fxgrow.planning.plan import Plan
 
 Place = tuple[str, ...]
 """A method and one of its arguments, or an attribute; perhaps also another one, and what that is in words."""
@@ -51,7 +52,7 @@ class Call(NamedTuple):
 
 
 def other_calls(
-    source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool, may_be: Callable[[Call], bool]
+    source: nn.Module, captured: Captured, of_methods: bool, plan: Plan, may_be: Callable[[Call], bool]
 ) -> Iterator[Call]:
     """The calls that are tried of a model; `may_be` says of one with a number that no code names whether it is."""
     ran = methods_that_ran(captured)
@@ -62,12 +63,13 @@ def other_calls(
         *tensors_in_place_of_none(source, captured.inputs, read, ran, made),
     ]
     others.sort(key=lambda other: isinstance(other[1], Cut))  # what may be a tensor is tried as one first
-    flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
+    flags = list(other_flags(source, captured.graphs.values())) if plan.depth is None else []
     computing = bool(others or flags) and only_compute(source, ran)
     if not computing:
         there = as_called(source, captured) | {flag.name: was for flag, was in flags}
         decided = {flag.name for flag, _ in flags}
         decided |= {name for name, value in others if not holds_tensor(value) and not isinstance(value, Cut)}
+        decided |= {name for name in _settling(captured, plan) if type(there.get(name)) is int}
         if run_unread(source, ran):
             yield from _untried(there, captured, UNREAD)
         elif not is_installed(type(source)):
@@ -87,6 +89,15 @@ def other_calls(
         yield Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
     for path in captured.left:
         yield Call(f"what it leaves in {path}", captured.inputs, left=(path,))
+
+
+def _settling(captured: Captured, plan: Plan) -> Iterator[str]:
+    """The arguments of which a graph refuses other values: the course hangs on them, or how units pass."""
+    looked_at = {(edit.mode, edit.node) for edit in plan.nodes if edit.kind == "settle"}
+    for mode, graph in captured.graphs.items():
+        for node in graph.find_nodes(op="placeholder"):
+            if (mode, node.name) in looked_at or any(user.target is settled for user in node.users):
+                yield str(node.target)
 
 
 def _made_without_inputs(graph: fx.Graph) -> Iterator[tuple[torch.Size, torch.dtype]]:
