@@ -22,7 +22,7 @@ from fxgrow.capture.probing import BATCH, SIZE, changed
 from fxgrow.capture.recording import Recording, is_impure
 from fxgrow.capture.shapes import OnShapes, default_of, propagate
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.errors import CaptureError, SettledError
+from fxgrow.errors import CaptureError
 from fxgrow.modules.containers import flat_tensors, holds_tensor
 from fxgrow.modules.devices import device_of
 from fxgrow.opaque import ByMode, CustomFunction
@@ -88,9 +88,7 @@ def parting(
                 moded, by_size = moded or record.by_mode, by_size or record.by_size
             try:
                 different = _parting(record.graph, recording, graphs, bare, spelled, mode)
-            except SettledError:  # the graph knows that another size takes another course
-                continue
-            except CaptureError:  # the graph does not hold for this size
+            except CaptureError:  # the graph does not hold for this size, or knows that it takes another course
                 if example is inputs and first is None:
                     raise
                 continue

@@ -56,11 +56,16 @@ def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[
 
 
 def with_dictionaries(value: Any) -> Any:
-    """The same containers with dictionaries in place of objects."""
+    """The same containers with dictionaries in place of objects that hold tensors.
+
+    >>> from types import SimpleNamespace
+    >>> with_dictionaries([SimpleNamespace(k=1), SimpleNamespace(k=torch.tensor(1))])
+    [namespace(k=1), {'k': tensor(1)}]
+    """
     if isinstance(value, (dict, list, tuple)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return with_items(value, {key: with_dictionaries(item) for key, item in items})
-    return with_dictionaries(attributes_of(value)) if is_object(value) else value
+    return with_dictionaries(attributes_of(value)) if is_object(value) and holds_tensor(value) else value
 
 
 def with_items(container: Any, items: dict[Any, Any]) -> Any:
