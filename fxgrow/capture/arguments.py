@@ -75,7 +75,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             compared = named.get(name, [])
             items = [item for each in sorted(derived_from(code, name)) for item in named.get(each, ())]
             if type(value) in (tuple, list):
-                compared = [*compared, *(type(value)([item]) for item in items)]
+                compared = [type(value)(each) if isinstance(each, tuple) else each for each in compared]
+                compared += (type(value)([item]) for item in items)
             elif isinstance(value, str):
                 compared = [*compared, *items]
             others = [*compared, *_besides(compared), *_other_truth(value, asked.get(name, ""), name in called_here)]

@@ -126,7 +126,8 @@ def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[An
             if constants and all(isinstance(op, _ORDER) for op in node.ops):
                 constants = [c + step for c in constants if isinstance(c, (int, float)) for step in (-1, 0, 1)]
             elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and (name := _name(node.comparators[0])):
-                values.setdefault(name, []).extend((_MANY, _ONE, *constants))  # what is looked for may be in it
+                alone = [(constant,) for constant in constants if isinstance(constant, str)]
+                values.setdefault(name, []).extend((_MANY, _ONE, *alone, *constants))  # what is looked for may be in it
             elif not constants:  # with what counts the parts, perhaps
                 lists = (len(part) for part in model.children() if isinstance(part, (nn.ModuleList, nn.Sequential)))
                 constants = list(range(max(lists, default=0)))

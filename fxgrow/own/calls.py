@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import itertools
-import logging
 import operator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +29,7 @@ from fxgrow.modules.libraries import is_known
 from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
-from fxgrow.own.other_calls import Call, Place, adds_up, bare, both, of_flag, other_calls
+from fxgrow.own.other_calls import Call, Place, adds_up, bare, both, of_flag, other_calls, quietly, several_items
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.own.telling import telling_calls
 from fxgrow.planning.analysis import hold
@@ -64,7 +61,7 @@ def with_other_calls(
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
-    with _quietly():
+    with quietly():
         for call in itertools.chain(
             telling_calls(source, captured, looked.recorded, looked.recorded_as_grown),
             other_calls(source, captured, of_methods, plan, looked.may_be),
@@ -74,18 +71,6 @@ def with_other_calls(
                 return Obstacle(problem, type(source).__name__)
         looked.look_at_pairs()
     return looked.planned()
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep back what calls print and log that nobody has made."""
-    before = logging.root.manager.disable
-    logging.disable()
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 class _OtherCalls:
@@ -193,7 +178,7 @@ class _OtherCalls:
         try:
             if call.argument and self._changes_nothing(call, counts):
                 right.append(in_words(call.value))
-                self._idle += [] if call.beside else [call]
+                self._idle += [] if call.together else [call]
                 return None
             otherwise = recorded(before, call.inputs)
         except CaptureError:  # nothing can be said of it, or the model does not take it
@@ -214,24 +199,27 @@ class _OtherCalls:
         except FxgrowError as error:
             return f"it does not grow: {error.what}"
         problem = _problem(self.more, self._read_here, other, course)
-        if call.beside and with_more(self.more, course) is not self.more:
+        if call.together and with_more(self.more, course) is not self.more:
             problem = "more would grow than alone"
         if problem is None:
             course = replace(course, form="module", calls=(call.text,), method=call.method)
             course = replace(course, left=call.left, flags=call.flags)
-            problem = (self._difference if call.beside else self._taken)(course, other, before, after)
+            problem = (self._difference if call.together else self._taken)(course, other, before, after)
         if problem is None:
             right.append(in_words(call.value))
             counted = type(call.value) in (int, float) and any(call.place == other.place for other in self._taking)
-            self._taking += [call] if call.argument and not (call.beside or counted) else []
+            self._taking += [call] if call.argument and not (call.together or counted) else []
         return problem
 
     def look_at_pairs(self) -> None:
         """Take up pairs of other values, each of which is right alone; or refuse one of them beside the other.
 
-        Of three the last is refused beside the second. Those that change nothing alone are tried together, and one by
-        one where that changes something. Of several numbers one is tried beside others.
+        Several items of one argument are another value of it. Of three values the last is refused beside the second.
+        Those that change nothing alone are tried together, and one by one where that changes something. Of several
+        numbers one is tried beside others.
         """
+        for call in several_items(self.source, self.captured, self._taking, self._idle):
+            self.look_at(call)
         pairs, threes = list(itertools.combinations(self._taking, 2)), self._threes()
         for first in (Call("", self.captured.inputs), *self._taking):
             by_place: dict[Place, list[Call]] = {}

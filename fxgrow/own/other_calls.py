@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import inspect
+import io
+import itertools
+import logging
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,12 +21,14 @@ from fxgrow.capture import Captured
 from fxgrow.capture.arguments import UNREAD, UNTRIED, Cut, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.contexts import GUARDS, settled
-from fxgrow.capture.flags import Flag, other_flags
+from fxgrow.capture.flags import Flag, other_flags, parts_of, value_of
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
 from fxgrow.capture.probing import Difference
 from fxgrow.capture.recording import bound
+from fxgrow.grouping import grouped
 from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.holders import fields_of, holding
 from fxgrow.modules.libraries import is_installed
 from fxgrow.own.call_edits import FORWARD
 from fxgrow.planning.plan import Plan
@@ -33,7 +41,7 @@ class Call(NamedTuple):
     """A call that the model was not captured with, or one of a model some of whose attributes have other values.
 
     as_it_was: the argument or attribute in words, if it is one. beside: another one that has another value, too, and
-    which, in words.
+    which, in words. several: whether it has at once what several other values change of the argument.
     """
 
     text: str
@@ -45,10 +53,28 @@ class Call(NamedTuple):
     left: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
     beside: tuple[str, ...] = ()
+    several: bool = False
+
+    @property
+    def together(self) -> bool:
+        """Whether it has other values that were tried alone."""
+        return self.several or bool(self.beside)
 
     @property
     def place(self) -> Place:
         return self.method, self.argument, *self.beside
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep back what calls print and log that nobody has made."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def other_calls(
@@ -125,6 +151,47 @@ def _untried(there: dict[str, Any], captured: Captured, why: Any) -> Iterator[Ca
     for name, value in there.items():
         if not holds_tensor(value):
             yield Call(f"another {name}", captured.inputs, (in_words(value),), name, why)
+
+
+def several_items(model: nn.Module, captured: Captured, taking: Sequence[Call], idle: Sequence[Call]) -> Iterator[Call]:
+    """Calls with what several others change of one argument or attribute: of a dictionary, an object or a tuple.
+
+    taking: calls that do something else than the captured one, of which pairs are put together, and all of them. idle:
+    calls that do not, which are put together beside each of the others.
+    """
+    for place, calls in grouped((call.place, call) for call in (*taking, *idle) if call.argument).items():
+        first = calls[0]
+        was = value_of(parts_of(model, first.flags[0].kind)[0], first.flags[0].attribute) if first.flags else None
+        was = was if first.flags else as_called(model, captured).get(first.argument)
+        tried = {in_words(was), *(in_words(call.value) for call in calls)}
+        there = [was, *(call.value for call in taking if call.place == place)]
+        unread = [call.value for call in idle if call.place == place]
+        for several in (*itertools.combinations(there, 2), *((each, *unread) for each in there), there):
+            value = functools.reduce(functools.partial(_put_together, was), several)
+            if value is not None and (said := in_words(value)) not in tried:
+                tried.add(said)
+                flags = tuple(flag._replace(value=value) for flag in first.flags)
+                inputs = captured.inputs if flags else with_argument(model, captured.inputs, first.argument, value)
+                text = f"{first.argument}={said}"
+                yield first._replace(text=text, inputs=inputs, value=value, flags=flags, several=True)
+
+
+def _put_together(was: Any, first: Any, second: Any) -> Any:
+    """What has what either of two values changes of one; None where they are no containers of a kind."""
+    if first is None and was is None:
+        return second
+    if type(first) is not type(second):
+        return None
+    if isinstance(first, (set, enum.Flag)):
+        return first | second
+    if type(first) in (tuple, list):
+        return type(first)([*first, *(item for item in second if item not in first)])
+    before, one, other = (value if isinstance(value, dict) else fields_of(value) for value in (was, first, second))
+    if not (one and other):
+        return None
+    changed = {key: item for key, item in other.items() if key not in before or before[key] is not item}
+    held = {key: item for key, item in (one | changed).items() if key in other or key not in before}
+    return held if isinstance(first, dict) else holding(first, held)
 
 
 def both(model: nn.Module, first: Call, second: Call) -> Call:
