@@ -46,7 +46,7 @@ class Moves:
         self.trained = trained or set(parameters)  # frozen as a whole: nobody said what will be trained
         self._stopping = {node for graph in analysis.graphs.values() for node in stopping(graph)}
         by_gradients = parameters_with_gradients(analysis, self._stopping)
-        self._by_hand = self.trained - by_gradients  # such as a teacher in the model, which follows a student
+        self._unreached = self.trained - by_gradients  # of a body under no_grad, or of a teacher that follows a student
         self.uses = [
             (op, operand, leaf, axis)
             for op in analysis.ops
@@ -86,13 +86,12 @@ class Moves:
         for op, operand, leaf, axis in self.uses:
             if operand.parameter is not None and axis is not None:
                 slots.setdefault((operand.parameter, axis, leaf), op)
-        self.moved_slots |= {slot for slot in slots if slot[0] in self._by_hand}
         waiting = {slot for slot in slots if slot[0] in self.trained}
         by_leaf = grouped((slot[2], slot) for slot in slots if isinstance(self._tensor(slot), nn.Parameter))
         for leaf, own in by_leaf.items():
             if not any(slot in waiting for slot in own):
                 yield Still(leaf, slots[own[0]], "nothing that makes or reads it is trained: requires_grad is False")
-        waiting -= self.moved_slots
+        waiting = {slot for slot in waiting if slot[0] not in self._unreached}
         stopped: dict[Slot, Op] = {}
         for _ in range(_STEPS):
             stopped = self._step(waiting)

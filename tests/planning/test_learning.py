@@ -426,3 +426,20 @@ def test_a_teacher_without_gradients_grows_as_its_student_does() -> None:
 
     grown: Any = fxgrow.grow(Taught(), 2, example_inputs=torch.randn(3, 8))
     assert grown.teacher[0].weight.shape == grown.student[0].weight.shape == (32, 8)
+
+
+def test_what_is_read_from_a_body_without_gradients_learns() -> None:
+    class Probed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.norm, self.leave = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                h = self.body(x)
+            return self.leave(self.norm(h).relu())  # type: ignore[no-any-return]
+
+    x = torch.randn(32, 8, dtype=torch.float64)
+    grown: Any = fxgrow.grow(Probed().double(), 2, example_inputs=x)
+    assert grown.leave.in_features == 32
+    assert [line for line in unmoved(grown, (x,)) if not line.startswith("body.")] == []
