@@ -16,13 +16,19 @@ from torch import nn
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recording import bound
-from fxgrow.capture.source_code import asked_of, called_names, derived_from, looked_for, named_values, unpacked, walked
+from fxgrow.capture.source_code import (
+    ANY,
+    asked_of,
+    called_names,
+    derived_from,
+    looked_for,
+    named_values,
+    unpacked,
+    walked,
+)
 from fxgrow.modules.containers import flat_tensors, holds_tensor
 from fxgrow.modules.holders import fields_of, holding
 from fxgrow.modules.libraries import is_installed, is_known
-
-ANY = object()
-"""Stands for every other value of an argument, of which there are too many to try."""
 
 UNREAD = object()
 """Stands for every other value of what code decides by that is not at hand."""
@@ -48,7 +54,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     something else; the members of an Enum; other activations in place of a function; what its code compares an argument
     with, and something else; the keys of what it looks up by one, and those that it looks for in one; other numbers,
     also where there is none, and in tuples; objects that hold another such value, and dataclasses in place of None. Of
-    what it looks up by a name (`getattr`), every other one: `ANY`; of dictionaries given on as keywords, `UNREAD`.
+    what it looks up by a name in what is not at hand (`getattr`), every other one: `ANY`; of dictionaries given on as
+    keywords, `UNREAD`.
 
     ran: the methods of the model that the forward calls.
     """
@@ -93,7 +100,9 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         if value is None and keys:
             yield from ((name, option) for option in ({}, *({key: not item} for key, item in keys.items())))
         yield from each_other(name, value, others)
-        if asked.get(name) == "getattr" and isinstance(value, (str, tuple, list)):
+        if by_name(value) and any(
+            asked.get(each) == "getattr" or ANY in named.get(each, ()) for each in (name, *derived_from(code, name))
+        ):
             yield name, ANY
         for key, item in keys.items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
@@ -103,6 +112,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
                 yield name, option
             for attribute, held in (fields := fields_of(option)).items():
                 label = f"{name}.{attribute}"
+                if by_name(held) and ANY in named.get(label, ()):
+                    yield name, ANY
                 for _, other in each_other(label, held, others_of(label, held, "Any" if held is None else "")):
                     yield name, holding(option, {**fields, attribute: other})
     for parameter in parameters.values():
@@ -112,6 +123,12 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
                     further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
                     further += numbers(value)
                     yield from each_other(name, inspect.Parameter.empty, [value, *further])
+
+
+def by_name(value: Any) -> bool:
+    """Whether a value is a text, or several, by which code may look something up."""
+    several = value if isinstance(value, (tuple, list)) and value else (value,)
+    return all(isinstance(item, str) for item in several)
 
 
 def _options(model: nn.Module, name: str) -> list[Any]:

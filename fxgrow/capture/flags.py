@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxgrow.capture.arguments import UNREAD, each_other
+from fxgrow.capture.arguments import UNREAD, by_name, each_other
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.numbers import attributes_in
 from fxgrow.capture.skeleton import twin_of
-from fxgrow.capture.source_code import any_unread, named_values, read_globals, read_items, read_names
+from fxgrow.capture.source_code import ANY, any_unread, asked_of, named_values, read_globals, read_items, read_names
 from fxgrow.grouping import grouped
 from fxgrow.modules.holders import held_by
 from fxgrow.modules.libraries import is_known
@@ -107,7 +107,7 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
         methods = frozenset({"forward", *(method for path, method in runs if path in paths)})
         parts = parts_of(model, kind.__qualname__)
         code = code_run(parts[0], methods)
-        named = named_values(parts[0], code)
+        named, asked = named_values(parts[0], code), asked_of(code)
         for name in read_names(code):
             of_class = inspect.getattr_static(kind, name, kind)
             values = [vars(part).get(name, of_class) for part in parts]
@@ -120,6 +120,9 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
                 yield from ((Flag(kind.__qualname__, name, other), value) for _, other in each_other("", value, others))
                 if is_choice and any_unread(parts[0], methods):
                     yield Flag(kind.__qualname__, name, UNREAD), value
+                in_words = f"self.{name}"
+                if by_name(value) and (ANY in named.get(in_words, ()) or asked.get(in_words) == "getattr"):
+                    yield Flag(kind.__qualname__, name, ANY), value
         for name, item in read_items(code):
             flags = [value_of(part, f"{name}[{item}]") for part in parts if held_by(vars(part).get(name)) is not None]
             if len(flags) == len(parts) and all(flag is flags[0] for flag in flags):

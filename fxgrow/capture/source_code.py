@@ -17,6 +17,9 @@ from torch import nn
 from fxgrow.modules.holders import held_by
 from fxgrow.modules.libraries import is_library
 
+ANY = object()
+"""Stands for every other value of a name, of which there are too many to try."""
+
 
 def code_of(function: Any) -> ast.Module | None:
     """The code of a function, inside its decorators; None where it is not at hand.
@@ -114,12 +117,21 @@ def walked(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
 def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[Any]]:
     """What code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one.
 
-    Attributes of the model are among its names, as `self.mode`.
+    Attributes of the model are among its names, as `self.mode`. `ANY` where the keys of what is looked up in are not at
+    hand, or are made of a name.
     """
     values: dict[str, list[Any]] = {}
+    code = list(code)
+    made = {_name(node.targets[0]): node.value for node in code if isinstance(node, ast.Assign)}
     for node in code:
-        if isinstance(node, ast.Subscript) and (name := _name(node.slice)):
-            values.setdefault(name, []).extend(_keys(_container(model, node.value)))
+        if (looked_up := _looked_up(node)) is not None:
+            holder, key = looked_up
+            keys = _keys(_container(model, made.get(_name(holder), holder)))
+            if name := _name(key):
+                values.setdefault(name, []).extend(keys)
+            for part in ast.walk(key) if not (name and keys) else ():
+                if name := _name(part):
+                    values.setdefault(name, []).append(ANY)
         elif isinstance(node, ast.Compare):
             named: list[ast.AST] = [node.left, *node.comparators]
             constants = _constants(named)
@@ -304,10 +316,20 @@ def unpacked(code: Iterable[ast.AST]) -> set[str]:
     return {name for value in given for part in ast.walk(value) if (name := _name(part))}
 
 
+def _looked_up(code: ast.AST) -> tuple[ast.expr, ast.expr] | None:
+    """What code looks something up in, and by what: `ACTS[act]`, `ACTS.get(act)`."""
+    if isinstance(code, ast.Subscript):
+        return code.value, code.slice
+    if isinstance(code, ast.Call) and isinstance(code.func, ast.Attribute) and code.func.attr == "get" and code.args:
+        return code.func.value, code.args[0]
+    return None
+
+
 def _container(model: nn.Module, code: ast.expr) -> Any:
-    """The value of code like `self.heads`, and the keys of a dictionary that is written out."""
-    if isinstance(code, ast.Name) and code.id == "self":
-        return model
+    """The value of code like `self.heads` or of a global name, and the keys of a dictionary that is written out."""
+    if isinstance(code, ast.Name):
+        files = (vars(sys.modules.get(base.__module__, object)) for base in type(model).__mro__)
+        return model if code.id == "self" else next((names[code.id] for names in files if code.id in names), None)
     if isinstance(code, ast.Dict):
         return {key.value: None for key in code.keys if isinstance(key, ast.Constant)}
     return getattr(_container(model, code.value), code.attr, None) if isinstance(code, ast.Attribute) else None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, ANY, UNREAD, UNTRIED, with_argument
+from fxgrow.capture.arguments import ANOTHER, UNREAD, UNTRIED, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import GUARDS, STATE
@@ -22,6 +22,7 @@ from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import differences, samples_of
 from fxgrow.capture.recording import Record, Recording
+from fxgrow.capture.source_code import ANY
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.devices import device_of
