@@ -16,11 +16,9 @@ from fxgrow.rules.law import Law
 
 def attention(law: Law, use: Use) -> Claim:
     """q `[..., n, d]`, k `[..., m, d]`, v `[..., m, e]`, mask -> `[..., n, e]`."""
-    use.rule = "attention"
     q, k, v = (use.equal(use.claim(place, name)) for place, name in enumerate(("query", "key", "value")))
     mask = use.optional(3, "attn_mask")
     mask = use.equal(mask) if mask is not None else None
-    use.same_numbers(besides={"scale"}, places={6})
     scale = plain(use.argument(6, "scale"))
     before = scale.old if scale.old is not None else 1 / math.sqrt(q.old[-1])
     after = scale.new if scale.new is not None else 1 / math.sqrt(q.new[-1])
@@ -56,8 +54,6 @@ def _spread(claim: Claim, axis: int, queries: Claim) -> Claim:
 
 def window_attention(law: Law, use: Use) -> Claim:
     """torchvision's function: x `[b, h, w, c]`, qkv `[3 heads width, c]`, projection `[c, heads width]`."""
-    use.rule = "window attention"
-    use.same_numbers(besides={"num_heads"}, places={5})
     heads = plain(use.argument(5, "num_heads"))
     x, enter, leave = use.claim(0, "input"), use.claim(1, "qkv_weight"), use.claim(2, "proj_weight")
     table = use.equal(use.claim(3, "relative_position_bias"))

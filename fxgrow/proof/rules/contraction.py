@@ -20,7 +20,6 @@ from fxgrow.rules.products import Readout
 def summed(law: SumOfProducts, use: Use) -> Claim:
     """A sum of products whose axes are named by the patterns of its law, but for space and products of axes."""
     use.rule = law.called
-    use.same_settings(law.attributes)
     factors, added = law.operands(use)
     inputs, output, _ = law.patterns([claim.rank for claim in factors if claim is not None], use.given)
     if None in factors or any(sign in pattern for pattern in (*inputs, output) for sign in "(*"):
@@ -33,9 +32,6 @@ def summed(law: SumOfProducts, use: Use) -> Claim:
 
 def convolved(law: Contraction, use: Use) -> Claim:
     """x `[b, g i, space]`, weight `[g o, i, kernel]` or, transposed, `[g i, o, kernel]` -> `[b, g o, space]`."""
-    use.rule = "convolution"
-    use.same_module(law.attributes)
-    use.same_numbers({"groups"}, (6,))
     (_, weight), _ = law.operands(use)
     sliding = isinstance(law, Convolution)
     slides = slides_of(use.new_module, weight.new[2:], use.given) if sliding else [Slide.FIXED] * (weight.rank - 2)
@@ -44,8 +40,6 @@ def convolved(law: Contraction, use: Use) -> Claim:
 
 def deformed(law: Deformable, use: Use) -> Claim:
     """The same, where the kernel reads where offsets say, which are of every channel."""
-    use.rule = "deformable convolution"
-    use.same_settings(law.attributes)
     (x, weight), bias = law.operands(use)
     own = {id(x), id(weight), id(bias)}
     use.unchanged((claim for claim in use.claims() if id(claim) not in own), "an offset")
@@ -100,8 +94,6 @@ def _facing(use: Use, added: Claim, names: list[Names], made: Sequence[Names], g
 
 def readout(law: Readout, use: Use) -> Claim:
     """`guards.readout`: weight `[core, units]`, beside one that was there before."""
-    use.rule = "readout"
-    use.same_numbers({"core"}, (3,))
     x, weight, core = use.claim(0, "x"), use.claim(1, "weight"), plain(use.argument(3, "core"))
     axis = int(plain(use.argument(2, "dim")).new) % x.rank
     check_core(use, x, axis, core)
@@ -113,19 +105,16 @@ def readout(law: Readout, use: Use) -> Claim:
 
 def gather(law: Gather, use: Use) -> Claim:
     """Rows of a table `[entries, units]` picked by index."""
-    use.same_settings({"num_embeddings", "embedding_dim"})
     return _rows(use, use.claim())
 
 
 def gather_bags(law: Gather, use: Use) -> Claim:
     """Such rows put together bag by bag; of the largest among means nobody knows."""
-    use.same_settings({"num_embeddings", "embedding_dim"})
     use.unchanged(use.claims(), "an index")
     return replace(_rows(use, unchanged(use.value.shape[:1])), means={})
 
 
 def _rows(use: Use, index: Claim) -> Claim:
-    use.rule = "rows picked by index"
     table = use.weight(1, "weight")
     assert table is not None
     index, known = use.equal(index), use.equal(table)

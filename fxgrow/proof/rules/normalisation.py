@@ -29,8 +29,6 @@ Fits = Literal["mean", "zero"]
 
 def batch_norm(law: Law, use: Use) -> Claim:
     """Each channel (axis 1) by itself, over batch and space; then an activation, where the layer has one."""
-    use.same_settings({"num_features"})
-    use.rule = "norm of each channel"
     names = ("running_mean", "running_var", "weight", "bias")
     mean, variance, gain, bias = (use.weight(k + 1, name) for k, name in enumerate(names))
     x = _of_channels(use, use.claim())
@@ -54,7 +52,6 @@ def _of_channels(use: Use, x: Claim) -> Claim:
 
 
 def over_units(law: OverUnits, use: Use) -> Claim:
-    use.same_module({"normalized_shape", "eps"})
     shape, eps = use.setting(1, "normalized_shape"), use.setting(*law.eps_place)
     eps = Both(*(law.default_eps if e is None else e for e in (eps.old, eps.new)))
     x = use.claim()
@@ -134,8 +131,6 @@ def spectral_norm(law: Law, use: Use) -> Claim:
 
     Its values are not told, so that pairs which cancel (`init="mirror"`) are not seen.
     """
-    use.rule = "computed from parameters"
-    use.same_module({"core"})
     weight, u, v = (use.parameter_of(f"{use.new.target}.{name}") for name in ("original", "0._u", "0._v"))
     assert weight is not None and u is not None and v is not None
     x = use.equal(weight)
@@ -151,8 +146,6 @@ def spectral_norm(law: Law, use: Use) -> Claim:
 
 def weight_norm(law: Law, use: Use) -> Claim:
     """The values are worked out, in both models."""
-    use.rule = "computed from parameters"
-    use.same_module()
     module: Any = use.new_module
     gain, direction = use.parameter("original0"), use.parameter("original1")
     if gain is None or direction is None:
@@ -178,7 +171,6 @@ def _check_eps(use: Use, eps: Both, ratio: float) -> None:
 
 
 def group_norm(law: Law, use: Use) -> Claim:
-    use.same_module({"num_channels", "num_groups"})
     return _group_norm(use, use.claim(), use.setting(1, "num_groups"), use.setting(4, "eps", 1e-5))
 
 

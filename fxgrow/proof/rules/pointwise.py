@@ -34,7 +34,6 @@ def elementwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]]
     silencing: of so many operands, which have to be zero together for f to be: alternatives; None: all of them.
     """
     use.rule = "pointwise"
-    use.same_settings()
     claims = [use.equal(claim) for claim in use.claims()]
     if kind == "divide" and not (use.args and isinstance(use.args[0], Claim)):
         kind = "other"  # number / tensor
@@ -45,8 +44,6 @@ def elementwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]]
 
 
 def parametric_relu(law: ParametricRelu, use: Use) -> Claim:
-    use.rule = "pointwise"
-    use.same_module({"num_parameters"})
     x, slope = use.equal(use.claim()), use.parameter("weight")
     assert slope is not None
     slope = use.equal(slope)
@@ -56,20 +53,16 @@ def parametric_relu(law: ParametricRelu, use: Use) -> Claim:
 
 
 def gated_unit(law: GatedUnit, use: Use) -> Claim:
-    use.same_settings()
     x = use.equal(use.claim())
     axis = axis_of(use.setting(1, "dim", -1).new, x.rank)
     if x.old[axis] % 2 or x.new[axis] % 2:
         raise Unproved("an axis of odd size has no halves")
-    use.rule = "one half times the sigmoid of the other"
     return combined(use, halves(x, axis), "other", [[0]])
 
 
 def complex_part(law: Part, use: Use) -> Claim:
     if use.new.target is getattr and not is_part(plain(use.argument(1, "name")).new):
         raise no_rule(use)
-    use.rule = "a part of complex numbers"
-    use.same_settings()
     return combined(use, [use.equal(use.claim())], "linear", [[0]])
 
 

@@ -18,8 +18,6 @@ from fxgrow.rules.recurrent import Packed, Packing, Recurrent
 
 def recurrent(law: Recurrent, use: Use) -> Any:
     """nn.RNN, nn.GRU, nn.LSTM: weights `[gates x hidden, in]`, one hidden dimension for all layers."""
-    use.rule = "recurrent layer, by induction over time"
-    use.same_settings({"input_size", "hidden_size"})
     module: Any = use.new_module
     assert isinstance(module, nn.RNNBase)
     if module.proj_size:
@@ -45,8 +43,6 @@ def recurrent(law: Recurrent, use: Use) -> Any:
 def packing(law: Packing, use: Use) -> Any:
     """Positions of sequences put elsewhere, the same for all units; what is put behind them is one number."""
     x, *lengths = map(use.equal, use.claims())
-    use.rule = "moves positions"
-    use.same_settings()
     before, after = law.leading
     use.fixed(x, range(before), "time or batch")
     use.unchanged(lengths, "time or batch")
@@ -56,14 +52,11 @@ def packing(law: Packing, use: Use) -> Any:
 
 
 def packed(law: Packed, use: Use) -> Any:
-    use.rule = "a packed sequence of these parts"
     return tuple(use.args)
 
 
 def cell(law: Recurrent, use: Use) -> Any:
     """nn.RNNCell, nn.GRUCell, nn.LSTMCell: one step; where no state is given it starts at zero."""
-    use.rule = "a step of a recurrence"
-    use.same_settings({"input_size", "hidden_size"})
     x, *states = map(use.equal, use.claims())
     for claim in (x, *states):
         use.fixed(claim, range(claim.rank - 1), "batch")

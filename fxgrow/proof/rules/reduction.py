@@ -25,9 +25,7 @@ def reduced(law: Reduction, use: Use) -> Any:
         return elementwise(use, "zero")
     if len(use.claims()) > 1:
         raise no_rule(use)
-    use.rule = "reduction"
     x = use.equal(use.claim())
-    use.same_numbers()
     axes = law.axes(plain(dims).old, x.rank)
     several = isinstance(use.value, tuple)
     shape = tuple(use.value[0].shape if several else use.value.shape)
@@ -66,8 +64,6 @@ def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
 
 
 def compared(law: Compared, use: Use) -> Claim:
-    use.rule = "compared along an axis"
-    use.same_settings()
     first, second = map(use.equal, use.claims())
     rank = max(first.rank, second.rank)
     axis = law.axis(use.new_module, use.given, rank)

@@ -46,7 +46,6 @@ def channelwise(law: Spatial, use: Use) -> Any:
 
 def unpooled(law: Unpooled, use: Use) -> Any:
     """Entries put where indices say that stand beside them, channel by channel."""
-    use.rule = "the same for every channel"
     place = law.size_place(use.new_module)
     use.same_module()
     use.same_numbers({place[1]}, place[:1])
@@ -63,8 +62,6 @@ def unpooled(law: Unpooled, use: Use) -> Any:
 
 def affine_grid(law: AffineGrid, use: Use) -> Claim:
     """Of the size of an image all but the channels count."""
-    use.rule = "points of a grid"
-    use.same_numbers({"size"}, (1,))
     size = plain(use.argument(1, "size"))
     for k, (before, after) in enumerate(zip(size.old, size.new, strict=True)):
         if before != after and k != CHANNELS:
@@ -80,6 +77,7 @@ def padded(law: Pad, use: Use) -> Any:
     grows = not pad.same or any(use.claim().maps[axis] is not None for axis in axes)
     if grows and module is None and pads_with_zeros(lambda *setting: use.setting(*setting).new):
         return _between_zeros(use, pad)
+    use.same_settings()
     x = _only_operand(use, axes)
     rest = [None if k - x.rank in axes else k for k in range(x.rank)]
     return _outputs(use.value, x, rest, law.kind, use.setting(3, "value").new in (None, 0))
@@ -88,7 +86,6 @@ def padded(law: Pad, use: Use) -> Any:
 def _between_zeros(use: Use, pad: Both) -> Claim:
     """Entries between zeros, of which there may be more than there were."""
     use.rule = "moves entries"
-    use.same_numbers({"pad"}, (1,))
     x = use.equal(use.claim())
     if len(pad.old) != len(pad.new) or any(b < a or a < 0 for a, b in zip(pad.old, pad.new, strict=True)):
         raise Unproved(f"{use.name} leaves entries out, or writes fewer zeros")
@@ -131,9 +128,7 @@ def _only_operand(use: Use, mixed: Iterable[int]) -> Claim:
 
 
 def _fixed_over(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
-    """The operand of a function of the axes `mixed`, none of which grows, with the same arguments in both models."""
-    use.rule = "the same for every channel"
-    use.same_settings()
+    """The operand of a function of the axes `mixed`, none of which grows."""
     x = use.equal(claim)
     use.fixed(x, mixed, "an axis that it is taken over")
     return x
