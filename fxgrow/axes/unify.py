@@ -169,11 +169,7 @@ class Unifier:
             missing = size
             while missing > 1:
                 head = resolve(rest.pop(0)) if rest else None
-                if (
-                    head is None
-                    or (head.size > missing and head.size % missing)
-                    or (head.size <= missing and missing % head.size)
-                ):
+                if head is None or max(head.size, missing) % min(head.size, missing):
                     self.fix(layout, f"{layout.size} is factored as {list(sizes)}, across its factors")
                     return self.factor(layout, sizes)
                 if head.size > missing:
@@ -202,27 +198,15 @@ class Unifier:
             return [self.constant(size) for size in sizes]
         before, after = [resolve(d) for d in dimensions], list(sizes)
         result: list[Layout] = []
-        i = j = 0
-        while i < len(before) or j < len(after):
-            group: list[Layout] = []
-            wanted: list[int] = []
-            have = want = 1
-            if i < len(before):
-                group.append(before[i])
-                have, i = before[i].size, i + 1
-            if j < len(after) and (have != 1 or not group):
-                wanted.append(after[j])
-                want, j = after[j], j + 1
-            elif j < len(after) and after[j] == 1:
-                wanted.append(after[j])
-                j += 1
-            while have != want:
+        while before or after:
+            group = [before.pop(0)] if before else []
+            apart = not group or group[0].size != 1
+            wanted = [after.pop(0)] if after and (apart or after[0] == 1) else []
+            while (have := math.prod(d.size for d in group)) != (want := math.prod(wanted)):
                 if have < want:
-                    group.append(before[i])
-                    have, i = have * before[i].size, i + 1
+                    group.append(before.pop(0))
                 else:
-                    wanted.append(after[j])
-                    want, j = want * after[j], j + 1
+                    wanted.append(after.pop(0))
             result.extend(self._regroup(group, wanted))
         return result
 

@@ -45,11 +45,6 @@ def fix_where_eps_changes(op: Op, layout: Layout) -> None:
         op.unifier.fix((layout,), "the forward changes its eps")
 
 
-def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf) -> bool:
-    """Whether a bias is zero at new units."""
-    return bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO)
-
-
 class Affine(Law):
     """Base of the norms: something normalised, times a gain, plus a bias."""
 
@@ -206,7 +201,7 @@ class OverUnits(Affine):
             if not over:
                 silent = known is Fact.ZERO and bias is None
             elif (native and known is self.fits) or (known is Fact.ZERO and self.fits is Fact.ZERO):
-                silent = silent or adds_nothing(know, bias, leaf)
+                silent = silent or bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO)
             if silent:
                 know.learn(output, leaf, Fact.ZERO)
             elif over:

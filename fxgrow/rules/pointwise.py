@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import fx
-
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.rules.calls import Call, draws_apart
 from fxgrow.rules.knowledge import Knowledge, Way
@@ -61,17 +59,11 @@ class Pointwise(Law):
         for place in range(rank):
             facing = [t.axis(place - rank + t.rank) for t in operands if place - rank + t.rank >= 0]
             axes.append(op.unifier.broadcast(facing))
-        self._pin_numbers(op)
+        for path, _ in op.number_paths():
+            op.pin(path)
         hold_aliased(op, operands[0])
         op.data.update(kind=kind, operands=operands)
         return op.result(axes)
-
-    @staticmethod
-    def _pin_numbers(op: Op) -> None:
-        arguments = [*enumerate(op.node.args), *op.node.kwargs.items()]
-        for place, raw in arguments:
-            if isinstance(raw, fx.Node) and op.tree_of(raw) is None:
-                op.pin(("args" if isinstance(place, int) else "kwargs", place))
 
     def _silencing(self, op: Op, leaf: Leaf) -> list[list[Tensor]]:
         """What has to be zero at new units for the output to be zero there: alternatives."""

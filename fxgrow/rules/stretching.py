@@ -18,6 +18,8 @@ class Expand(Shape):
         shape = tuple(op.value.shape)
         lead = len(shape) - x.rank
         like = op.argument(1, "other") if op.name == "expand_as" else None
+        paths = listed_sizes(op) if like is None else []
+        follow = len(paths) == len(shape)  # stretched sizes are arguments
         axes: list[Layout] = []
         for k, size in enumerate(shape):
             own = x.axis(k - lead) if k >= lead else None
@@ -30,17 +32,11 @@ class Expand(Shape):
                 if own is not None:
                     op.unifier.fix(own, "a dimension of size one is expanded")
                 if facing is None:
-                    facing = op.unifier.fresh(size) if size > 1 and self._has_path(op) else op.unifier.constant(size)
+                    facing = op.unifier.fresh(size) if size > 1 and follow else op.unifier.constant(size)
                 axes.append(facing)
-        if like is None:
-            sized_by(op, listed_sizes(op), axes)
+        sized_by(op, paths, axes)
         kept = (k if shape[k] == size else None for k, size in enumerate(x.shape, start=lead))
         return self.drawn(op, axes, straight(x, kept))
-
-    @staticmethod
-    def _has_path(op: Op) -> bool:
-        """Whether the stretched sizes are arguments, which can follow."""
-        return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
 
 
 class Repeat(Shape):

@@ -46,24 +46,18 @@ def moved(law: Law, use: Use) -> Any:
     if not claims:
         raise Unproved(f"{use.name} is given no tensor")
     indices = [None, *map(_index, operands[1:])]
-    if len(claims) == 1 and claims[0].moved is not None:
-        return _moved_on(use, claims[0].moved)
-    plain = use.new_module is None and all(index is None for index in indices)
+    before = claims[0].moved if len(claims) == 1 else None  # both moves together are looked at as one
+    plain = use.new_module is None and before is None and all(index is None for index in indices)
     key = (use.new.target, _summary(use, iter(claims))) if plain else None
     if key is None or key not in use.memory:
-        old_out = run(use.old, use.old_module, *arranged(use, _labels([c.old for c in claims], indices), old=True))
-        new_out = run(use.new, use.new_module, *arranged(use, _labels([c.new for c in claims], indices), old=False))
-        use.memory[key] = _each(_Sources(claims), old_out, new_out)
+        old, new = (_labels([getattr(c, shape) for c in claims], indices) for shape in ("old", "new"))
+        if before is not None:
+            old, new = (lambda claim: before.old), (lambda claim: before.new)
+        old_out = run(use.old, use.old_module, *arranged(use, old, old=True))
+        new_out = run(use.new, use.new_module, *arranged(use, new, old=False))
+        use.memory[key] = _each(_Sources(claims if before is None else [before.source]), old_out, new_out)
     use.checked("every old entry is where the original has it")
     return use.memory[key]
-
-
-def _moved_on(use: Use, before: Moved) -> Any:
-    """A move after a move, both together as one."""
-    old_out = run(use.old, use.old_module, *arranged(use, lambda claim: before.old, old=True))
-    new_out = run(use.new, use.new_module, *arranged(use, lambda claim: before.new, old=False))
-    use.checked("every old entry is where the original has it")
-    return _each(_Sources([before.source]), old_out, new_out)
 
 
 def _summary(use: Use, claims: Iterator[Claim]) -> str:
