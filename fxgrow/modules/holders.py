@@ -50,7 +50,8 @@ def compared_by(value: Any) -> Mapping[Any, Any] | None:
     >>> compared_by(object()), compared_by(contextlib.nullcontext(1)), compared_by(1)
     (None, {'enter_result': 1}, None)
     """
-    held, kind = held_by(value), type(value)
+    held = held_by(value)
+    kind: Any = type(value)
     if held is None and kind.__eq__ is object.__eq__ and _is_plain(kind):
         return attributes_of(value) or None
     return held

@@ -110,12 +110,13 @@ def follow_sizes(
         for name, new in _read_elsewhere(parts[origin], module):
             changes.append((module, name, module.__dict__[name]))
             module.__dict__[name] = new
-    infos = getattr(own, "feature_info", None)
+    infos: Any = getattr(own, "feature_info", None)
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
-        own.feature_info = _informed(infos, *shapes, places, added, depth.children if depth is not None else ())
-        if isinstance(infos, list) and any(info in infos for info in own.feature_info):
-            _follow_intermediates(own.feature_info, intermediates_of(source, inputs[0]), own, inputs[1])
+        now_infos = _informed(infos, *shapes, places, added, depth.children if depth is not None else ())
+        own.feature_info = now_infos
+        if isinstance(infos, list) and any(info in infos for info in now_infos):
+            _follow_intermediates(now_infos, intermediates_of(source, inputs[0]), own, inputs[1])
     return changes
 
 
