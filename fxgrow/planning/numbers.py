@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.numbers import operand_for
@@ -22,6 +22,7 @@ from fxgrow.planning.scaling import Scaling
 from fxgrow.planning.sizing import size_after
 from fxgrow.rules.calls import reached
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
+from fxgrow.rules.registry import law_of_module
 from fxgrow.rules.shape import follow, whole_shape
 
 
@@ -213,13 +214,23 @@ def _let_attributes(numbers: Numbers) -> None:
 def size_attributes(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[AttributeEdit]:
     """Module attributes that are sizes and change."""
     for op in analysis.ops:
-        for attribute, layout in op.attributes:
-            before = getattr(op.module, attribute, None)
+        for attribute, layout, weight in op.attributes:
+            path = str(op.node.target) if op.module is not None else _path_of_layer(op, analysis.model, weight)
+            before = getattr(analysis.model.get_submodule(path), attribute, None) if path else None
             value: Any = size_after(layout, growth)
             if isinstance(before, tuple):
                 value = (value,)
-            if value != before:
-                yield AttributeEdit(str(op.node.target), attribute, value)
+            if path and value != before:
+                yield AttributeEdit(path, attribute, value)
+
+
+def _path_of_layer(op: Op, model: nn.Module, weight: Tensor | None) -> str:
+    """The layer whose parameters a forward gives to a function: to its own, or to one in which it is a step."""
+    given = op.operands() if weight is None else [weight]
+    paths = {tensor.parameter.rpartition(".")[0] for tensor in given if tensor.parameter is not None}
+    path = paths.pop() if len(paths) == 1 else ""
+    law = law_of_module(model.get_submodule(path))
+    return path if law is not None and (weight is not None or type(law) is type(op.law)) else ""
 
 
 def _size_edit(numbers: Numbers, op: Op, path: Path, size: int, mode: str) -> NodeEdit | None:

@@ -129,8 +129,10 @@ class WindowAttention(Law):
                 unifier.unify(per_head.axes[place], count)
                 unifier.fix((*per_head.axes[:place], *per_head.axes[place + 1 :]), "it is space")
         op.size(op.path(5, "num_heads"), count)
-        op.role(enter, "weight")
-        op.role(leave, "weight")
+        for weight in (enter, leave):
+            op.role(weight, "weight")
+            for axis, attribute in enumerate(("out_features", "in_features")):
+                op.attribute(attribute, weight.axes[axis], weight)
         op.data.update(x=x, enter=enter, leave=leave)
         return op.result([*x.axes[:-1], leave.axes[0]])
 

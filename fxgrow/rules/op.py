@@ -79,7 +79,7 @@ class Op(Called["Tensor"]):
     sizes: list[tuple[Path, Layout]] = field(default_factory=list)
     pins: list[Path] = field(default_factory=list)
     unread: list[Path] = field(default_factory=list)
-    attributes: list[tuple[str, Layout]] = field(default_factory=list)
+    attributes: list[tuple[str, Layout, Tensor | None]] = field(default_factory=list)
     looked_at: set[fx.Node] = field(default_factory=set)
     roles: list[tuple[Tensor, str]] = field(default_factory=list)
 
@@ -170,10 +170,12 @@ class Op(Called["Tensor"]):
         """The number at `path` is not asked for, and may become any."""
         self.unread.append(path)
 
-    def attribute(self, name: str, layout: Layout) -> None:
-        """The attribute of that name, of a module that is called, is the size of `layout`."""
-        if self.module is not None:
-            self.attributes.append((name, layout))
+    def attribute(self, name: str, layout: Layout, weight: Tensor | None = None) -> None:
+        """An attribute is the size of `layout`: of the layer that is called, or whose parameters a function is given.
+
+        weight: of the layer, for a function that is given those of several.
+        """
+        self.attributes.append((name, layout, weight))
 
     def written(self, name: str) -> Any:
         """The number that the forward itself gives an attribute of the module it calls; None where it does not."""

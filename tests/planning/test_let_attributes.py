@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import fxgrow
@@ -47,3 +48,34 @@ def test_a_number_of_patches_and_heads_has_more_heads(heads_first: bool, positio
     assert type(grown) is Video and (grown.heads, grown.patch) == (3, 8)
     assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
     torch.testing.assert_close(grown(x, mask), model(x, mask), rtol=0, atol=1e-12)
+
+
+class GivingAway(nn.Module):
+    """Gives the parameters of its layers to functions, and calls no layer but the first and the last."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.enter, self.conv = nn.Linear(3, 8), nn.Conv1d(8, 8, 3, groups=groups)
+        self.wide, self.leave = nn.Linear(8, 24), nn.Linear(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).transpose(1, 2)
+        x = nn.functional.conv1d(x, self.conv.weight, self.conv.bias, groups=self.conv.groups).transpose(1, 2)
+        return self.leave(nn.functional.linear(x.relu(), self.wide.weight, self.wide.bias))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_layers_whose_parameters_functions_are_given_say_their_sizes(groups: int) -> None:
+    grown: Any = fxgrow.grow(GivingAway(groups), width=1.5, example_inputs=torch.randn(2, 5, 3))
+    assert type(grown) is GivingAway
+    assert (grown.conv.in_channels, grown.conv.out_channels) == (12, 12)
+    assert grown.conv.weight.shape == (12, 12 // grown.conv.groups, 3)
+    assert (grown.wide.in_features, grown.wide.out_features) == (12, 36)
+
+
+def test_layers_in_the_attention_of_torchvisions_swin_say_their_sizes() -> None:
+    model = torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 4], [4, 4], num_classes=5)
+    grown: Any = fxgrow.grow(model, width=1.5, example_inputs=torch.randn(2, 3, 32, 32), verify=False)
+    for layer in (grown.features[1][0].attn.qkv, grown.features[1][0].attn.proj):
+        assert (layer.out_features, layer.in_features) == layer.weight.shape
+    assert grown.features[1][0].attn.qkv.weight.shape == (72, 24)
