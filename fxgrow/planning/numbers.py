@@ -169,7 +169,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
             bound.add(path)
             raw = follow(op.node, path)
             before, after = raw.meta["value"], numbers.after(raw)
-            if scaling.factor(raw) is None and (grown := scaling.grown_sizes(raw)):
+            if scaling.differs(raw) and (grown := scaling.grown_sizes(raw)):
                 yield NodeEdit(mode, op.node.name, "as_before", path, grown)
                 continue
             if before and not after:
@@ -259,7 +259,7 @@ def _refuse_loose(numbers: Numbers, scaling: Scaling, op: Op, bound: set[Path]) 
         if path in bound:
             continue
         before, after = node.meta["value"], numbers.after(node)
-        if not changed(before, after) and scaling.factor(node) == 1:
+        if not changed(before, after) and not scaling.differs(node):
             continue
         if isinstance(before, (tuple, torch.Size)) and _shape_follows(numbers, op, after):
             continue

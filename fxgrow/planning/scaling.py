@@ -28,6 +28,10 @@ class Scaling:
         self.of_parameters = frozenset(leaf for tensor in analysis.parameters.values() for leaf in tensor.leaves())
         self._factors: dict[fx.Node, Any] = {}
 
+    def differs(self, number: fx.Node) -> bool:
+        """Whether growth multiplies a number by something else in some calls than in others."""
+        return self._varies(number) and self.factor(number) is None
+
     def factor(self, raw: Any) -> Any:
         """What a number is multiplied by in every call; None where calls differ in that."""
         if not isinstance(raw, fx.Node):
@@ -42,7 +46,7 @@ class Scaling:
         factors = [self.factor(operand) for operand in (node.args if node.op == "call_function" else ())]
         if all(self.factor(operand) == 1 for operand in node.all_input_nodes):
             return 1
-        if None in factors:
+        if None in factors or not factors:
             return None
         first, *rest = factors
         if node.target is operator.mul:
@@ -60,15 +64,13 @@ class Scaling:
         return any(map(self._is_given, reached([node], self._made_of)))
 
     def looked_at(self, growing: Collection[Leaf]) -> Iterator[fx.Node]:
-        """The arguments of a call, such as an axis, whose values say how units pass through an op."""
+        """The arguments of a call whose values say how units pass through an op: axes, counts, and zeros."""
         for op in self.ops:
             met = (leaf for tensor in (*op.operands(), *tensors(op.output)) for leaf in tensor.leaves())
             if op.looked_at and any(leaf in growing for leaf in met):
-                for node in reached(
-                    op.looked_at, lambda number: () if self._is_measured(number) else number.all_input_nodes
-                ):
-                    if node.op == "placeholder" and self._is_given(node):
-                        yield node
+                passing = [n for n in op.looked_at if not isinstance(n.meta["value"], float) or not n.meta["value"]]
+                behind = reached(passing, self._made_of)
+                yield from (node for node in behind if node.op == "placeholder" and self._is_given(node))
 
     def _is_given(self, node: fx.Node) -> bool:
         """Whether a number is given with a call: an argument, or a size that no parameter has."""

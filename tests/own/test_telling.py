@@ -110,11 +110,11 @@ def served(kind: type[nn.Module]) -> list[Any]:
     return takes
 
 
-@pytest.mark.parametrize("kind", [AtMost, Beyond, Switch, Axis, Asked])
+@pytest.mark.parametrize("kind", [AtMost, Beyond, Both, Switch, Axis, Asked])
 def test_a_number_with_which_something_scales_otherwise_is_refused(kind: type[nn.Module]) -> None:
     assert 1 <= len(served(kind)) < 9
 
 
-@pytest.mark.parametrize("kind", [Remainder, Quotient, Both, Rounded, Power, Share])
+@pytest.mark.parametrize("kind", [Remainder, Quotient, Rounded, Power, Share])
 def test_any_number_is_taken_where_what_is_computed_from_it_can_be_as_before(kind: type[nn.Module]) -> None:
     assert len(served(kind)) >= len(NUMBERS) - 2  # without those by which nothing can be divided
