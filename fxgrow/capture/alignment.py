@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture.contexts import GUARDS, STATEMENTS
+from fxgrow.capture.contexts import GUARDS, STATEMENTS, graded
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.modes import GrownGraphModule, copied
 from fxgrow.capture.norms import spelled_out
@@ -210,7 +210,8 @@ class _Steps:
         """The steps of a graph, in order."""
         for node in graph.nodes:
             if node.target in GUARDS:
-                self.value_of(node)  # it may refuse
+                if node.target is not graded:  # nothing is worked out with gradients
+                    self.value_of(node)  # it may refuse
                 continue
             key = (node.op, self._target(node), self._written(node.args), self._written(dict(node.kwargs)))
             if key not in self.known:
