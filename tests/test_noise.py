@@ -18,6 +18,9 @@ NOISES: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": lambda h: h + 0.3 * torch.randn_like(h),
     "uniform": lambda h: h * torch.rand_like(h),
     "in place": lambda h: h + torch.empty_like(h).exponential_(),
+    "means": lambda h: torch.normal(h, 0.3),
+    "means and spreads": lambda h: torch.normal(mean=h, std=h.exp()),
+    "spreads": lambda h: h + torch.normal(0.0, std=h.cosh()),
     "mask": lambda h: h * torch.bernoulli(torch.full_like(h, 0.5)),
     "alpha dropout": lambda h: F.alpha_dropout(h, 0.3, True),
 }
