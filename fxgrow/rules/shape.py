@@ -238,18 +238,19 @@ def whole_shape(node: fx.Node, path: Path) -> fx.Node | None:
 class Cut(Shape):
     """Take an axis apart: chunk, split, unbind, tensor_split."""
 
-    def __init__(self, *given: str) -> None:
-        self.given = given  # names of the argument that says how; none: one at a time
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
 
     def relate(self, op: Op) -> Tree:
-        x, gone = op.tensor(), not self.given
+        x, gone = op.tensor(), self.kind == "unbind"
         axis = axis_of(op.argument(1 if gone else 2, "dim", 0) or 0, x.rank)
         layout = x.axis(axis)
         if gone:
             op.unifier.fix(layout, "taken apart one at a time")
         sizes = [1 if gone else piece.shape[axis] for piece in op.value]
         parts = op.unifier.split(layout, sizes)
-        self._follow(op, parts)
+        if not gone:
+            self._follow(op, parts)
         places = [None if gone and k == axis else k - (gone and k > axis) for k in range(x.rank)]
         outputs, start = [], 0
         for size, part in zip(sizes, parts, strict=True):
@@ -262,21 +263,22 @@ class Cut(Shape):
 
     def _follow(self, op: Op, parts: list[Layout]) -> None:
         """Let the argument be the size of pieces, where it is that; of so many pieces, all stay of one size."""
-        name = next((name for name in self.given if op.raw(1, name) is not None), "")
+        name = {"chunk": "chunks", "split": "split_size_or_sections", "tensor_split": "indices_or_sections"}[self.kind]
+        if self.kind == "split" and op.raw(1, name) is None:
+            name = "split_size"
         cut, path = op.raw(1, name), op.path(1, name)
-        of_sizes = "split_size" in self.given
-        if of_sizes and isinstance(cut, (tuple, list)):
+        if self.kind == "split" and isinstance(cut, (tuple, list)):
             for k, part in enumerate(parts):
                 op.size((*path, k), part)
-        elif "indices_or_sections" in self.given and not isinstance(cut, int):
+        elif self.kind == "tensor_split" and not isinstance(cut, int):
             op.unifier.fix(parts, "cut at given positions")
-        elif self.given:
-            if of_sizes:
+        else:
+            if self.kind == "split":
                 op.size(path, parts[0])
                 smaller = [part for part in parts if part.size != parts[0].size]
                 op.unifier.fix(smaller, "the last piece of a split is smaller")
             for part in parts[1:]:
-                op.unifier.tie_sizes(parts[0], part, f"{op.name} makes pieces of one size")
+                op.unifier.tie_sizes(parts[0], part, f"{self.kind} makes pieces of one size")
 
 
 class Concatenate(Shape):
