@@ -54,7 +54,8 @@ class Scaling:
         if node.target is operator.truediv:
             return _over(first, rest[0])
         if node.target is math.sqrt or (node.target is operator.pow and isinstance(node.args[1], (int, float))):
-            return _rounded(float(first) ** (0.5 if node.target is math.sqrt else node.args[1]))  # type: ignore[operator]
+            power: Any = 0.5 if node.target is math.sqrt else node.args[1]
+            return _rounded(float(first) ** power)
         if node.target not in _ALIKE or any(factor != first for factor in rest):
             return None
         return 1 if node.target is operator.floordiv else first
@@ -114,8 +115,9 @@ def _over(after: Any, before: Any) -> Any:
         return 1
     if not (isinstance(before, (int, float, Fraction)) and isinstance(after, (int, float, Fraction)) and before):
         return None
-    exact = not isinstance(before, float) and not isinstance(after, float)
-    return Fraction(after, before) if exact else _rounded(after / before)
+    if isinstance(before, float) or isinstance(after, float):
+        return _rounded(float(after) / float(before))
+    return Fraction(after, before)
 
 
 def _rounded(factor: float) -> float:
