@@ -134,13 +134,15 @@ def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     for layout, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if tensor.layout is torch.strided and tensor.ndim == dims and not tensor.is_contiguous():
             data = data.contiguous(memory_format=layout) if tensor.is_contiguous(memory_format=layout) else data
-    if not isinstance(tensor, nn.Parameter):
-        if data.is_meta and data.shape == tensor.shape and hasattr(tensor, GIVEN):
-            setattr(data, GIVEN, getattr(tensor, GIVEN))
-        return data
-    parameter = nn.Parameter(data, tensor.requires_grad)
+    parameter, kind = data, type(tensor)
+    if isinstance(tensor, nn.Parameter):
+        made_alike = all(getattr(kind, name) is getattr(nn.Parameter, name) for name in ("__new__", "__init__"))
+        parameter = (kind if made_alike else nn.Parameter)(data, tensor.requires_grad)
     for name, mark in tensor.__dict__.items():  # subclasses of tensors may keep their data there
-        parameter.__dict__.setdefault(name, mark)
+        if name != GIVEN or (data.is_meta and data.shape == tensor.shape):
+            parameter.__dict__.setdefault(name, mark)
+    if parameter is data:
+        return data
     for hook in (tensor._backward_hooks or {}).values():
         parameter.register_hook(hook)
     for hook in (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values():

@@ -109,6 +109,22 @@ def test_hooks_marks_and_extra_state_come_along() -> None:
     assert "1._extra_state" in grown.state_dict()
 
 
+class Scale(nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_classes_of_parameters_and_marks_of_buffers_come_along(form: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    model[1].weight = Scale(torch.ones(8))
+    model[1].weight.group = "scales"  # type: ignore[union-attr]
+    model[1].running_mean.shared = False  # type: ignore[union-attr]
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6), form=form)
+    weight, mean = grown.get_parameter("1.weight"), grown.get_buffer("1.running_mean")
+    assert type(weight) is Scale and weight.shape == (16,) and weight.is_leaf and weight.requires_grad
+    assert weight.group == "scales" and mean.shared is False  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("form", ["auto", "graph"])
 def test_hooks_on_gradients_come_along(form: str) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
