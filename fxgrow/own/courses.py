@@ -79,7 +79,13 @@ def _parting_at_the_next_call(
         other, course = replan(recorded(before, captured.inputs))
     except FxgrowError:  # nothing can be said of it
         return None
-    return parting_on(after, before, plan, other, course) if growths(plan) == growths(course) else None
+    if growths(plan) == growths(course):
+        return parting_on(after, before, plan, other, course)
+    try:
+        recorded(after, with_channels(captured.inputs, plan.channels))
+    except CaptureError as error:
+        return Parting(error.what)
+    return None
 
 
 def growths(plan: Plan) -> dict[str, Any]:

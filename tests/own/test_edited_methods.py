@@ -142,6 +142,25 @@ def test_calls_that_a_second_call_would_shift_are_refused() -> None:
         fxgrow.grow(Ramped(by_helper=False), {"wide": 2}, example_inputs=X.float(), verify=False)
 
 
+class Carried(nn.Module):
+    """Reads at the next call, by a layer of its own, what a call has left of the width that grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.again, self.leave = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = x.new_zeros(len(x), self.enter.out_features) if self.state is None else self.state
+        self.state = (self.enter(x) + self.again(before)).tanh()
+        return self.leave(self.state)  # type: ignore[no-any-return]
+
+
+def test_a_next_call_that_would_not_run_is_refused_by_name() -> None:
+    with pytest.raises(PlanError, match="at the next call the class computes something else: Linear fails on"):
+        fxgrow.grow(Carried().double(), 2, example_inputs=X[0], verify=False)
+
+
 def test_a_symbolic_trace_that_would_leave_out_what_growth_changed_is_refused() -> None:
     """Modes do not see methods and operators of torch.fx's proxies; functions they do."""
 
