@@ -72,11 +72,14 @@ def called_by(
 
 
 def _left_in(path: str, model: nn.Module, given: dict[str, Any]) -> Any:
-    """What an attribute of a model, a global name or an argument is."""
-    if path.startswith(OF_ARGUMENT):
-        return given[path.removeprefix(OF_ARGUMENT)]
+    """What an attribute of a model, a global name or an argument is; only the items of what is kept by sizes."""
     file, _, name = path.removeprefix(OF_FILE).rpartition(".")
-    return getattr(sys.modules[file], name) if path.startswith(OF_FILE) else operator.attrgetter(path)(model)
+    if path.startswith(OF_ARGUMENT):
+        held = given[path.removeprefix(OF_ARGUMENT)]
+    else:
+        held = getattr(sys.modules[file], name) if path.startswith(OF_FILE) else operator.attrgetter(path)(model)
+    by_size = isinstance(held, dict) and not all(isinstance(key, str) for key in held)
+    return list(held.values()) if by_size else held
 
 
 def methods_that_ran(captured: Captured) -> set[str]:

@@ -136,3 +136,27 @@ def test_what_hooks_keep_on_their_model_stays_there_and_is_not_put_into_the_orig
     assert isinstance(grown, Watched) and model.count == 0 and not model.kept()
     assert (grown(x) - model(x)).abs().max() < 1e-12
     assert [t.shape for t in grown.kept()] == [(3, 32)] and [t.shape for t in model.kept()] == [(3, 16)]
+
+
+class Kept(nn.Module):
+    """Keeps a table for each number of samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner, self.leave = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+        self.tables: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        if count not in self.tables:
+            self.tables[count] = torch.linspace(0, 1, count, dtype=x.dtype)[:, None]
+        return self.leave(self.inner(self.enter(x).relu() * self.tables[count]).relu())  # type: ignore[no-any-return]
+
+
+def test_tables_that_are_kept_by_sizes_stay() -> None:
+    model, x = Kept().double(), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert isinstance(grown, Kept) and grown.inner.weight.shape == (32, 32)
+    for given in (x, 2 * x, x[:3], x):
+        torch.testing.assert_close(grown(given), model(given), rtol=1e-12, atol=1e-12)
+    assert grown.tables.keys() == model.tables.keys() == {5, 3}
