@@ -22,6 +22,7 @@ from fxgrow.capture.source_code import (
     called_names,
     derived_from,
     looked_for,
+    looks_within,
     named_values,
     unpacked,
     walked,
@@ -32,6 +33,9 @@ from fxgrow.modules.libraries import is_installed, is_known
 
 UNREAD = object()
 """Stands for every other value of what code decides by that is not at hand."""
+
+NESTED = object()
+"""Stands for every other value of what holds further containers, whose items are not tried."""
 
 UNTRIED = object()
 """Stands for every other value of what code decides by that may do more than compute, so that it is not run."""
@@ -100,10 +104,14 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         if value is None and keys:
             yield from ((name, option) for option in ({}, *({key: not item} for key, item in keys.items())))
         yield from each_other(name, value, others)
-        if by_name(value) and any(
-            asked.get(each) == "getattr" or ANY in named.get(each, ()) for each in (name, *derived_from(code, name))
-        ):
+        derived = derived_from(code, name)
+        looked_up = (asked.get(each) == "getattr" or ANY in named.get(each, ()) for each in (name, *derived))
+        of_parts = isinstance(value, str) and any(named.get(each) for each in derived)  # "one+other"
+        if by_name(value) and (of_parts or any(looked_up)):
             yield name, ANY
+        held_here = value if isinstance(value, dict) else fields_of(value)
+        if any(isinstance(item, dict) or fields_of(item) for item in held_here.values()) and looks_within(code, name):
+            yield name, NESTED
         for key, item in keys.items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
                 yield name, {**value, key: not held}

@@ -288,9 +288,28 @@ def looked_for(code: Iterable[ast.AST], name: str) -> dict[str, Any]:
     return keywords
 
 
+def looks_within(code: Iterable[ast.AST], name: str) -> bool:
+    """Whether code looks for items in what a name holds, as by `options["norm"]["kind"]`."""
+    for node in code:
+        at, steps = node, 0
+        while isinstance(at, (ast.Attribute, ast.Subscript, ast.Call)):
+            steps += not isinstance(at, ast.Call)
+            at = at.func if isinstance(at, ast.Call) else at.value
+        if steps > 1 and _name(at) == name:
+            return True
+    return False
+
+
 def called_names(code: Iterable[ast.AST]) -> set[str]:
-    """The names of what code calls."""
-    return {name for node in code if isinstance(node, ast.Call) and (name := _name(node.func))}
+    """The names of what code calls, as `(act or relu)(x)` calls one of two."""
+    called = (part for node in code if isinstance(node, ast.Call) for part in _one_of(node.func))
+    return {name for part in called if (name := _name(part))}
+
+
+def _one_of(code: ast.expr) -> Sequence[ast.expr]:
+    if isinstance(code, ast.BoolOp):
+        return code.values
+    return (code.body, code.orelse) if isinstance(code, ast.IfExp) else (code,)
 
 
 def derived_from(code: Sequence[ast.AST], name: str) -> set[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, UNREAD, UNTRIED, with_argument
+from fxgrow.capture.arguments import ANOTHER, NESTED, UNREAD, UNTRIED, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import GUARDS, STATE
@@ -164,6 +164,9 @@ class _OtherCalls:
         if call.value is UNREAD or call.value is UNTRIED:
             code = "cannot be read" if call.value is UNREAD else "may do more than compute"
             self.wrong.setdefault(place, f"the code that may decide by it {code}, so no other value was tried")
+            return None
+        if call.value is NESTED:
+            self.wrong.setdefault(place, "it holds further options, of which no other value was tried")
             return None
         if call.value is ANY:
             self.wrong.setdefault(place, "another name may stand for what computes something else with units that grow")

@@ -57,6 +57,52 @@ def test_names_by_which_a_forward_looks_something_up_are_tried_or_refused(kind: 
         grown(x, "softly")
 
 
+class Told(Body):
+    """Options in one text, in options, and a function in place of None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        nn.init.normal_(self.norm.weight)
+
+    def run(self, x: Tensor, normed: Any, features: Any) -> Any:
+        h = self.enter(x)
+        h = self.norm(h) if normed else h
+        return self.leave(h.relu()), h.mean(-1) if features else None
+
+
+class InText(Told):
+    def forward(self, x: Tensor, told: str = "") -> Any:
+        parts = told.split("+")
+        return self.run(x, "normed" in parts, "features" in parts)
+
+
+class InOptions(Told):
+    def forward(self, x: Tensor, told: Any = {"more": {"normed": False}}) -> Any:  # noqa: B006
+        return self.run(x, told["more"]["normed"], told["more"].get("features"))
+
+
+class InPlaceOfNone(Told):
+    def forward(self, x: Tensor, told: Any = None) -> Any:
+        return self.leave((told or torch.tanh)(self.enter(x)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (InText, "normed+features"),
+        (InOptions, {"more": {"normed": True, "features": True}}),
+        (InPlaceOfNone, SPREADS["softly"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_forward_is_told_otherwise_than_was_tried_is_refused(kind: type[Body], told: Any) -> None:
+    model, x = kind().double(), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    with pytest.raises(SettledError, match=r"told is .*, for which the model did not grow"):
+        grown(x, told)
+
+
 class OfAttribute(Body):
     def forward(self, x: Tensor) -> Any:
         spread = SPREADS[self.act]
