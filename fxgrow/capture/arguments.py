@@ -125,6 +125,9 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
                 for _, other in each_other(label, held, others_of(label, held, "Any" if held is None else "")):
                     yield name, holding(option, {**fields, attribute: other})
     for parameter in parameters.values():
+        told = any(isinstance(each, str) for each in named.get(parameter.name, ()))
+        if parameter.kind is parameter.VAR_POSITIONAL and told and f"*{parameter.name}" not in called:
+            yield parameter.name, ANY
         if parameter.kind is parameter.VAR_KEYWORD:
             for name, value in looked_for(code, parameter.name).items():
                 if name not in values and name not in called.get(f"**{parameter.name}", {}):
@@ -225,6 +228,8 @@ def with_argument(model: nn.Module, inputs: Inputs, name: str, value: Any = insp
     """Inputs with another value of an argument; with its default where no value is said and it is not among them."""
     args, kwargs = inputs
     parameters = inspect.signature(model.forward).parameters
+    if name in parameters and parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+        return inputs  # of which there are none
     place = list(parameters).index(name) if name in parameters else len(args)
     if value is inspect.Parameter.empty:
         if name not in parameters:

@@ -82,6 +82,11 @@ class InOptions(Told):
         return self.run(x, told["more"]["normed"], told["more"].get("features"))
 
 
+class Starred(Told):
+    def forward(self, x: Tensor, *told: str) -> Any:
+        return self.run(x, "normed" in told, "features" in told)
+
+
 class InPlaceOfNone(Told):
     def forward(self, x: Tensor, told: Any = None) -> Any:
         return self.leave((told or torch.tanh)(self.enter(x)))
@@ -92,6 +97,7 @@ class InPlaceOfNone(Told):
     [
         (InText, "normed+features"),
         (InOptions, {"more": {"normed": True, "features": True}}),
+        (Starred, "features"),
         (InPlaceOfNone, SPREADS["softly"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
