@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import functools
+from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping
 from types import CellType, SimpleNamespace
@@ -171,7 +172,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 @functools.cache
 def is_users(kind: type) -> bool:
     """Whether a class is of no library or package, and its objects are no parts of a model."""
-    return kind is SimpleNamespace or (_is_no_part(kind) and not is_installed(kind))
+    return kind in (SimpleNamespace, Namespace) or (_is_no_part(kind) and not is_installed(kind))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import Namespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ class InObject(Body):
         return self.run(x, options.normed, options.features)
 
 
+class InNamespace(Body):
+    def forward(self, x: Any, options: Any) -> Any:
+        return self.run(x, options.normed, options.features)
+
+
 class InTuple(Body):
     def forward(self, x: Any, options: Any = ()) -> Any:
         return self.run(x, "normed" in options, "features" in options)
@@ -87,3 +93,12 @@ def test_two_items_of_an_attribute_are_right_together_or_refused() -> None:
     grown.named = ["normed", "features"]
     with pytest.raises(SettledError, match=r"InAttribute.named is"):
         grown(x)
+
+
+def test_namespaces_are_told_apart() -> None:
+    model, x = InNamespace().double(), torch.randn(5, 8, dtype=torch.float64)
+    plainly = Namespace(normed=False, features=False)
+    grown = fxgrow.grow(model, 2, example_inputs=(x, plainly))
+    torch.testing.assert_close(grown(x, plainly)[0], model(x, plainly)[0], rtol=1e-10, atol=1e-10)
+    with pytest.raises(SettledError, match="options is"):
+        grown(x, Namespace(normed=True, features=True))
