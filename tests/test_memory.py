@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import _symbolic_trace
 
 import fxgrow
-from fxgrow.proof.claims import Held
+from fxgrow.proof.claims import HeldValues
 from tests.models import lively
 from tests.pairing import slow
 
@@ -56,15 +56,15 @@ class Standardised(nn.Module):
 @pytest.mark.usefixtures("no_collection")
 def test_a_proof_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     references: list[weakref.ref[Tensor]] = []
-    noted = Held.__init__
+    noted = HeldValues.__init__
 
-    def note(self: Held, old: Tensor, new: Tensor, *rest: object, **named: object) -> None:
+    def note(self: HeldValues, old: Tensor, new: Tensor, *rest: object, **named: object) -> None:
         noted(self, old, new, *rest, **named)  # type: ignore[arg-type]
         references.extend(map(weakref.ref, (old, new)))
 
     model = lively(Standardised())
     grown = fxgrow.grow(model, 1.5, example_inputs=torch.empty(4, 64, device="meta"), verify=False)
-    monkeypatch.setattr(Held, "__init__", note)
+    monkeypatch.setattr(HeldValues, "__init__", note)
     certificate = fxgrow.certify(grown, model)
     assert references
     del certificate

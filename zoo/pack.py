@@ -16,7 +16,7 @@ import torch
 import torchvision
 import typer
 from fxgrow.zoo.data import downloaded, image_folders
-from fxgrow.zoo.packed import DataError, Part, write
+from fxgrow.zoo.packed import DataError, ImageSplit, write
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
@@ -82,12 +82,12 @@ def _source(source: str, data_folder: Path) -> tuple[list[Iterable[Labelled]], l
     return [part.samples for part in folders], folders[0].classes
 
 
-def _part(images: Iterable[Labelled], side: int | None, quality: int) -> Part:
+def _part(images: Iterable[Labelled], side: int | None, quality: int) -> ImageSplit:
     files, labels = [], []
     for file, label in track(_files(images, side, quality), "packing", console=Console(stderr=True), transient=True):
         files.append(file)
         labels.append(label)
-    return Part.joined(files, labels)
+    return ImageSplit.joined(files, labels)
 
 
 def _files(images: Iterable[Labelled], side: int | None, quality: int) -> Iterator[tuple[Tensor, int]]:

@@ -28,7 +28,7 @@ class DataError(FxgrowError):
 
 
 @dataclass(frozen=True)
-class Part:
+class ImageSplit:
     """The images to train on, or to test with: files (uint8, joined), where each begins and ends, labels (int64)."""
 
     files: Tensor
@@ -36,15 +36,17 @@ class Part:
     labels: Tensor
 
     @classmethod
-    def joined(cls, files: Sequence[Tensor], labels: Sequence[int]) -> Part:
+    def joined(cls, files: Sequence[Tensor], labels: Sequence[int]) -> ImageSplit:
         """From one file for each image."""
         ends = torch.tensor([0, *(len(file) for file in files)]).cumsum(0)
         return cls(torch.cat(list(files)), ends, torch.tensor(labels))
 
-    def some(self, numbers: Sequence[int]) -> Part:
+    def some(self, numbers: Sequence[int]) -> ImageSplit:
         """These images, in this order."""
         ends = self.offsets.tolist()
-        return Part.joined([self.files[ends[k] : ends[k + 1]] for k in numbers], self.labels[list(numbers)].tolist())
+        return ImageSplit.joined(
+            [self.files[ends[k] : ends[k + 1]] for k in numbers], self.labels[list(numbers)].tolist()
+        )
 
     def decoded(self, where: str) -> Tensor:
         """All images: uint8, shape [images, 3, height, width].
@@ -71,8 +73,8 @@ class Part:
 class Packed(NamedTuple):
     """What a file holds. flip: whether an image and its mirror image are of one class."""
 
-    train: Part
-    test: Part
+    train: ImageSplit
+    test: ImageSplit
     classes: int
     flip: bool
 
@@ -94,14 +96,14 @@ def read(path: Path) -> Packed:
         metadata = file.metadata() or {}
         names, flip = metadata.get("classes", "").split(","), metadata.get("flip", "yes") != "no"
         parts = [
-            Part(*(file.get_tensor(f"{part}.{field}") for field in ("jpeg", "offsets", "labels")))
+            ImageSplit(*(file.get_tensor(f"{part}.{field}") for field in ("jpeg", "offsets", "labels")))
             for part in ("train", "test")
         ]
     train, test = (_checked(part, len(names), path) for part in parts)
     return Packed(train, test, len(names), flip)
 
 
-def _checked(part: Part, classes: int, path: Path) -> Part:
+def _checked(part: ImageSplit, classes: int, path: Path) -> ImageSplit:
     """The part, its labels as int64, if its tensors belong together."""
     steps = part.offsets.diff()
     good = (
@@ -120,10 +122,10 @@ def _checked(part: Part, classes: int, path: Path) -> Part:
             where=str(path),
             remedy="make it anew: python -m fxgrow.zoo.pack --help",
         )
-    return Part(part.files, part.offsets, part.labels.long())
+    return ImageSplit(part.files, part.offsets, part.labels.long())
 
 
-def write(path: Path, train: Part, test: Part, classes: Sequence[str], flip: bool) -> None:
+def write(path: Path, train: ImageSplit, test: ImageSplit, classes: Sequence[str], flip: bool) -> None:
     """Write a data set into a file that is there whole or not at all."""
     tensors = {
         f"{name}.{field}": tensor

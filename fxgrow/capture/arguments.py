@@ -44,7 +44,7 @@ ANOTHER = "another"
 """Stands for a text that the code of a model does not name."""
 
 
-class Cut(int):
+class OtherNumber(int):
     """Another number than the code of a model names: it may cut an axis, name one, pick blocks or count turns."""
 
 
@@ -254,7 +254,7 @@ def _other_numbers(value: Any) -> list[Any]:
     """Numbers that code names nowhere, in place of one, of each in a tuple or list, or of None."""
     if value is None or type(value) is int:
         near = (value // 2,) if value and value > 3 else (1, 2)
-        return [Cut(number) for number in (*near, 0, -1) if number != value]
+        return [OtherNumber(number) for number in (*near, 0, -1) if number != value]
     if type(value) is float:
         return [value / 2 or 0.5]
     if isinstance(value, (tuple, list)) and value and all(type(item) is int for item in value):

@@ -21,7 +21,7 @@ from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRuns, calling_
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.operators import MOVING
 from fxgrow.capture.questions import Question, questions
-from fxgrow.capture.refusing import Refusing
+from fxgrow.capture.refusing import Refusals
 from fxgrow.errors import UntraceableError
 from fxgrow.modules.containers import each_tensor, flat_tensors, holds_tensor, of_kind, with_dictionaries, with_items
 from fxgrow.modules.holders import attribute, attributes_of, fields_of, held_by, holding, is_object
@@ -50,7 +50,7 @@ class OutsideError(UntraceableError):
     """A tensor without data that this record has not made."""
 
 
-class GraphBuilder(Refusing):
+class GraphBuilder(Refusals):
     """Makes the nodes of a graph, and knows which tensor each of them gives.
 
     Parameters
@@ -58,7 +58,7 @@ class GraphBuilder(Refusing):
     root: the model that runs, every tensor on the meta device.
     constants: collects the tensors that forwards make of numbers alone, by the names that they get in the model; one
         name for equal ones.
-    originals: as of `Refusing`.
+    originals: as of `Refusals`.
     """
 
     def __init__(self, root: nn.Module, constants: dict[str, Tensor], originals: Mapping[int, str]) -> None:

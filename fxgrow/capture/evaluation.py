@@ -33,7 +33,7 @@ class Memory:
 
         callee: the same for calls that give the same on tensors alike: a function, or what `identity` says of a layer.
         """
-        outcomes = self._of_torch if isinstance(callee, Layer) or _is_torchs(callee) else self._of_others
+        outcomes = self._of_torch if isinstance(callee, LayerIdentity) or _is_torchs(callee) else self._of_others
         with torch._C.DisableTorchFunction():
             try:
                 key = (callee, torch.get_default_dtype(), _alike(args), _alike(kwargs))
@@ -73,7 +73,7 @@ _FUNCTIONS = (
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerIdentity:
     """What a layer of torch computes by, besides its arguments: its class, its tensors, its settings, its own parts.
 
     counts: whether it counts samples.
@@ -98,11 +98,11 @@ _OF_TORCH = OF_MODULES | OF_RECURRENT
 """Attributes that say no more than a layer's class, tensors and parts do."""
 
 
-def _layer(module: nn.Module) -> Layer:
+def _layer(module: nn.Module) -> LayerIdentity:
     kind, state = type(module), module.__dict__
     if not kind.__module__.startswith("torch.nn.modules."):
         raise TypeError("its forward may go by anything")
-    return Layer(
+    return LayerIdentity(
         kind,
         counts_samples(module),
         tuple((name, _alike(value)) for name, value in state.items() if name not in _OF_TORCH),

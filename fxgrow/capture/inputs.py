@@ -129,10 +129,10 @@ class Planned(Protocol):
     def inputs(self) -> Any: ...
 
     @property
-    def channels(self) -> Channels | None: ...
+    def channels(self) -> ChannelCounts | None: ...
 
 
-class Channels(Protocol):
+class ChannelCounts(Protocol):
     """How many channels there are at some places, and how many there are to be."""
 
     @property
@@ -146,7 +146,7 @@ class Channels(Protocol):
 
 
 def with_channels(
-    inputs: Inputs, channels: Channels | None, new: Callable[[list[int]], Tensor] = torch.empty
+    inputs: Inputs, channels: ChannelCounts | None, new: Callable[[list[int]], Tensor] = torch.empty
 ) -> Inputs:
     """Inputs with more channels behind those that they have; `new` makes these, of a shape."""
 

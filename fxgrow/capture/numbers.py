@@ -143,7 +143,7 @@ def holds(question: str, size: int, number: int, steps: tuple[tuple[str, int], .
     return bool(getattr(operator, question)(size, number))
 
 
-class Recording(Protocol):
+class NumberRecorder(Protocol):
     """What numbers need of the recording that is under way."""
 
     graph: fx.Graph
@@ -154,12 +154,12 @@ class Recording(Protocol):
     def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node: ...
 
 
-recordings: list[Recording] = []
+recordings: list[NumberRecorder] = []
 """The recordings under way, the innermost last."""
 
 
 @contextmanager
-def present(recording: Recording) -> Iterator[None]:
+def present(recording: NumberRecorder) -> Iterator[None]:
     """A recording is under way inside."""
     recordings.append(recording)
     try:

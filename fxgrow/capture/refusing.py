@@ -14,7 +14,7 @@ from fxgrow.capture.contexts import Settled
 from fxgrow.errors import CaptureError
 
 
-class Refusing:
+class Refusals:
     """A recorder's refusals.
 
     originals: the names of the tensors of the model that is recorded in a copy, by their identities.

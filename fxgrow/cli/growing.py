@@ -14,7 +14,7 @@ from rich.table import Table
 import fxgrow
 from fxgrow.cli import options as given
 from fxgrow.cli.options import amounts_of, doing, inputs_of, number_of, say, show
-from fxgrow.cli.sources import Source, file_of, source_of
+from fxgrow.cli.sources import ModelSource, file_of, source_of
 from fxgrow.errors import AmountError
 from fxgrow.pages import titled
 
@@ -196,7 +196,7 @@ def _target(output: str | None) -> Target | None:
     return Target.of(output)
 
 
-def _written(grown: Any, source: Source, target: Target | None, like: str | None) -> dict[str, Any]:
+def _written(grown: Any, source: ModelSource, target: Target | None, like: str | None) -> dict[str, Any]:
     """Write a grown model, and return what was written beside it, as JSON has it."""
     if target is None:
         return {}

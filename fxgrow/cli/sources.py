@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model, and how to build the one that it grew from.
 
     base: the name of that one. arguments: for its constructor.
@@ -30,7 +30,7 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def source_of(name: str, original: str = "", *, pretrained: bool = False, weights: bool = True) -> Source:
+def source_of(name: str, original: str = "", *, pretrained: bool = False, weights: bool = True) -> ModelSource:
     """The model that a command is to grow.
 
     Parameters
@@ -50,10 +50,10 @@ def source_of(name: str, original: str = "", *, pretrained: bool = False, weight
         if original:
             raise AmountError("--original goes with a file", where=name, remedy="leave it out")
         if not weights:
-            return Source(without_weights(name), name)
+            return ModelSource(without_weights(name), name)
         model = find(name, pretrained=pretrained)
         say_if_random(name, pretrained)
-        return Source(model, name)
+        return ModelSource(model, name)
     if pretrained:
         raise AmountError("the weights come from the file", where=name, remedy="leave --pretrained out")
     from fxgrow.files.saving import header_of
@@ -65,7 +65,7 @@ def source_of(name: str, original: str = "", *, pretrained: bool = False, weight
         raise FileError(f"the file {named}", where=str(file), remedy=f"pass --original {base or 'MODEL'}")
     before = find(original) if original else None
     arguments = dict(header.get("base_kwargs") or {}) if base == (original or base) else {}
-    return Source(fxgrow.load(file, before), original or base, arguments)
+    return ModelSource(fxgrow.load(file, before), original or base, arguments)
 
 
 def saved_file(name: str) -> Path | None:

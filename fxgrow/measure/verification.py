@@ -91,7 +91,7 @@ class _NotFinite(Exception):
 
 
 @dataclass(frozen=True)
-class Way:
+class Conditions:
     """How models are run: under what mode, in what precision, and the seed of what a forward draws by itself."""
 
     mode: Callable[[], WithoutNoise]
@@ -104,12 +104,12 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in nn.Module.parameters(model) if has_fractions(p)), torch.float64).to_real()
 
 
-def _ways(precision: torch.dtype, own: torch.dtype, seed: int) -> list[Way]:
+def _ways(precision: torch.dtype, own: torch.dtype, seed: int) -> list[Conditions]:
     """The ways to try, the most exact first, as some forwards make float32 tensors of their own."""
     if precision is not torch.float64:
-        return [Way(WithoutNoise, precision, seed)]
-    exact, plain = Way(WithoutRounding, torch.float64, seed), Way(WithoutNoise, torch.float64, seed)
-    return [exact, plain] if own is torch.float64 else [exact, plain, Way(WithoutNoise, own, seed)]
+        return [Conditions(WithoutNoise, precision, seed)]
+    exact, plain = Conditions(WithoutRounding, torch.float64, seed), Conditions(WithoutNoise, torch.float64, seed)
+    return [exact, plain] if own is torch.float64 else [exact, plain, Conditions(WithoutNoise, own, seed)]
 
 
 def verify(
@@ -181,7 +181,7 @@ def verify(
 
 
 def _compared(
-    original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, modes: Sequence[bool], plan: Plan | None
+    original: nn.Module, grown: nn.Module, inputs: Inputs, way: Conditions, modes: Sequence[bool], plan: Plan | None
 ) -> tuple[Inputs, tuple[float, float]]:
     """Inputs that can be compared on, drawn or else as given, and the errors on them."""
     mode = ""
@@ -205,7 +205,7 @@ def _errors(
     original: nn.Module,
     grown: nn.Module,
     inputs: Inputs,
-    way: Way,
+    way: Conditions,
     modes: Sequence[bool],
     plan: Plan | None,
 ) -> tuple[float, float]:
@@ -246,7 +246,7 @@ def _old_classes(after: Tensor, before: Tensor, classes: Classes) -> Tensor:
 
 
 def _error_in_place(
-    original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, parts: Sequence[str], tolerance: float
+    original: nn.Module, grown: nn.Module, inputs: Inputs, way: Conditions, parts: Sequence[str], tolerance: float
 ) -> float | None:
     """The error of what parts give in place; None where the original's outputs do not hang on its rounding."""
     generator = torch.Generator().manual_seed(way.seed)
@@ -270,7 +270,7 @@ def _error_in_place(
 def _outputs(
     model: nn.Module,
     inputs: Inputs,
-    way: Way,
+    way: Conditions,
     modes: Sequence[bool],
     parts: Sequence[str] = (),
     watch: Callable[[Any], Any] = lambda output: None,
@@ -297,7 +297,7 @@ def _outputs(
     return by_mode
 
 
-def _rounding(original: nn.Module, inputs: Inputs, way: Way, training: bool, step: float) -> float:
+def _rounding(original: nn.Module, inputs: Inputs, way: Conditions, training: bool, step: float) -> float:
     """How far the outputs move where every entry of the inputs does, by a factor of `step`."""
     precise = in_dtype(inputs, way.dtype)
     moved = each_tensor(precise, lambda value: value * step if has_fractions(value) else value)

@@ -48,7 +48,7 @@ from fxgrow.own.following import follow_sizes, origins_of, sizes_of_parts
 from fxgrow.own.positions import follow_positions, intermediates_apart
 from fxgrow.own.reading import may_read
 from fxgrow.own.sites import Site, sites, sites_of_course
-from fxgrow.own.sizes import Settings, wanted
+from fxgrow.own.sizes import SizeSettings, wanted
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
@@ -212,7 +212,7 @@ def _copied(
     place_all(own, {name: made[name] for name in tensors_named(own, made)})
     set_attributes(own, plan.attributes)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
-    settings = Settings(own, {Attribute(edit.module, (edit.attribute,)): edit.value for edit in plan.attributes})
+    settings = SizeSettings(own, {Attribute(edit.module, (edit.attribute,)): edit.value for edit in plan.attributes})
     conflicts = settings.settle(list(wanted(graphs)))
     apart = {(site.edit.node, site.edit.path) for site in changed}
     conflict = next((met for met in conflicts if (met.node.name, met.path) not in apart), None)

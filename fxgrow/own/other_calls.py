@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
-from fxgrow.capture.arguments import UNREAD, UNTRIED, Cut, other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import UNREAD, UNTRIED, OtherNumber, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.contexts import GUARDS, settled
 from fxgrow.capture.flags import Flag, other_flags, parts_of, value_of
@@ -88,13 +88,13 @@ def other_calls(
         *other_values(source, captured.inputs, ran),
         *tensors_in_place_of_none(source, captured.inputs, read, ran, made),
     ]
-    others.sort(key=lambda other: isinstance(other[1], Cut))  # what may be a tensor is tried as one first
+    others.sort(key=lambda other: isinstance(other[1], OtherNumber))  # what may be a tensor is tried as one first
     flags = list(other_flags(source, captured.graphs.values())) if plan.depth is None else []
     computing = bool(others or flags) and only_compute(source, ran)
     if not computing:
         there = as_called(source, captured) | {flag.name: was for flag, was in flags}
         decided = {flag.name for flag, _ in flags}
-        decided |= {name for name, value in others if not holds_tensor(value) and not isinstance(value, Cut)}
+        decided |= {name for name, value in others if not holds_tensor(value) and not isinstance(value, OtherNumber)}
         decided |= {name for name in _settling(captured, plan) if type(there.get(name)) is int}
         if run_unread(source, ran):
             yield from _untried(there, captured, UNREAD)
@@ -103,10 +103,10 @@ def other_calls(
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
-        given = int(value) if isinstance(value, Cut) else value
+        given = int(value) if isinstance(value, OtherNumber) else value
         inputs = with_argument(source, captured.inputs, name, given)
         call = Call(f"{name}={in_words(given)}", inputs, (as_it_was,), name, given)
-        if not isinstance(value, Cut) or may_be(call):
+        if not isinstance(value, OtherNumber) or may_be(call):
             yield call
     for flag, before_it in flags if computing else ():
         said, text = in_words(before_it), f"{flag.name}={in_words(flag.value)}"

@@ -23,7 +23,7 @@ from fxgrow.modules.containers import flat_tensors, with_items
 from fxgrow.modules.devices import callers_code
 from fxgrow.modules.switching import in_mode
 from fxgrow.modules.tensors import OF_MODULES
-from fxgrow.own.sizes import Settings, put
+from fxgrow.own.sizes import SizeSettings, put
 from fxgrow.planning.deepening import Children, Deepening
 from fxgrow.planning.names import recounted, series
 
@@ -31,7 +31,7 @@ INTERMEDIATES = "forward_intermediates"
 """What models of timm's call the method that gives what their blocks give."""
 
 
-class Moved(NamedTuple):
+class NewValue(NamedTuple):
     """Another value for an attribute of the module at a path, or of an object of settings that it holds."""
 
     path: str
@@ -47,7 +47,7 @@ def follow_positions(
     at_once: how many attributes may have to move together.
     """
     best = distance(own)
-    as_they_were: list[Moved] = []
+    as_they_were: list[NewValue] = []
     for children in depth.children if best else ():
         candidates = list(_moved_by(own, children))
         while best:
@@ -68,8 +68,8 @@ def follow_positions(
 
 
 def _tried(
-    own: nn.Module, together: Iterable[tuple[Moved, ...]], distance: Callable[[nn.Module], float]
-) -> Iterator[tuple[float, tuple[Moved, ...]]]:
+    own: nn.Module, together: Iterable[tuple[NewValue, ...]], distance: Callable[[nn.Module], float]
+) -> Iterator[tuple[float, tuple[NewValue, ...]]]:
     """How near each move of several positions brings a copy, which stays as it is."""
     for moved in together:
         as_they_were = [_put(own, position) for position in moved]
@@ -79,15 +79,15 @@ def _tried(
         yield reached, moved
 
 
-def _put(own: nn.Module, moved: Moved) -> Moved:
+def _put(own: nn.Module, moved: NewValue) -> NewValue:
     """Give an attribute another value; what it was."""
     attribute = Attribute(moved.path, moved.keys)
-    before = Settings(own).now(attribute)
+    before = SizeSettings(own).now(attribute)
     put(own, attribute, moved.value)
     return moved._replace(value=before)
 
 
-def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
+def _moved_by(own: nn.Module, children: Children) -> Iterator[NewValue]:
     """Attributes that may count blocks or name them by their position, with what they are among new ones.
 
     In what holds the blocks and in parts around it, the number of these (for `range(self.depth)`), the place of one
@@ -103,7 +103,7 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
     yield from _moved_in(own, children)
 
 
-def _moved_in(own: nn.Module, children: Children) -> Iterator[Moved]:
+def _moved_in(own: nn.Module, children: Children) -> Iterator[NewValue]:
     is_old = [bool(old) for _, old in children.names]
     news, olds = [new for new, _ in children.names], [old for _, old in children.names if old]
     places = last_places(is_old)
@@ -139,15 +139,15 @@ def _moved_in(own: nn.Module, children: Children) -> Iterator[Moved]:
     for length in range(len(steps) + 1):
         path, stage = ".".join(steps[:length]), next((int(step) for step in steps[length:] if step.isdigit()), 0)
         for name, value in _attributes(own, path):
-            yield from (Moved(path, (name,), now) for now in ways(value, stage) if now is not None)
+            yield from (NewValue(path, (name,), now) for now in ways(value, stage) if now is not None)
             for key, setting in list(vars(value).items()) if is_settings(value) else ():
                 counts = setting == before if type(setting) is int else type(setting) in (list, tuple)
                 again = ways(setting, stage) if counts else ()
-                yield from (Moved(path, (name, key), now) for now in again if now is not None)
+                yield from (NewValue(path, (name, key), now) for now in again if now is not None)
     for path, _ in own.named_modules():
         for name, value in _attributes(own, path):
             if isinstance(value, dict) and value and list(value) == list(range(before)):
-                yield Moved(path, (name,), with_items(value, dict(enumerate(longer(value.values())))))
+                yield NewValue(path, (name,), with_items(value, dict(enumerate(longer(value.values())))))
 
 
 def _names_items(value: Any) -> bool:

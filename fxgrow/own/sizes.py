@@ -55,7 +55,7 @@ def wanted(graphs: Mapping[str, fx.Graph]) -> Iterator[Wanted]:
 
 
 @dataclass
-class Settings:
+class SizeSettings:
     """The attributes of a module, and those that growth gives other values."""
 
     root: nn.Module

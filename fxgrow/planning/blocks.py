@@ -21,7 +21,7 @@ from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.tensors import dotted, prefixes, tied_names, within, within_any
 from fxgrow.planning.analysis import module_of
 from fxgrow.planning.graph_parts import Dominance, calls, home, period, stretches
-from fxgrow.planning.identity import Block, Identity, Stuck
+from fxgrow.planning.identity import BlockGraph, Identity, Stuck
 from fxgrow.rules.calls import reached, tensor_operands
 from fxgrow.rules.intervals import Interval, intervals
 
@@ -29,7 +29,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(eq=False)
-class Region:
+class Stretch:
     """Nodes of one graph, in order, between a value that enters and a value that leaves.
 
     others: further streams through it, each as what enters and what leaves.
@@ -52,7 +52,7 @@ class Unit:
 
     path: str
     roots: tuple[str, ...]
-    regions: list[Region] = field(default_factory=list)
+    regions: list[Stretch] = field(default_factory=list)
     identity: Identity | None = None
     reason: str = ""
     signature: Any = None
@@ -131,7 +131,7 @@ class Finder:
 
     def _region(
         self, mode: str, nodes: list[fx.Node], roots: tuple[str, ...]
-    ) -> tuple[Region | None, Identity | None, str]:
+    ) -> tuple[Stretch | None, Identity | None, str]:
         """A region, and how it becomes an identity or why it does not."""
         inside = set(nodes)
         exits = [n for n in nodes if isinstance(n.meta["value"], Tensor) and any(u not in inside for u in n.users)]
@@ -157,13 +157,13 @@ class Finder:
             except Stuck as stuck:
                 reason = reason or str(stuck)
             else:
-                return Region(mode, nodes, entry, exits[0]), identity, ""
+                return Stretch(mode, nodes, entry, exits[0]), identity, ""
         entry = (alike or entries)[0]
-        return Region(mode, nodes, entry, exits[0]), None, reason or "its output has another shape than its input"
+        return Stretch(mode, nodes, entry, exits[0]), None, reason or "its output has another shape than its input"
 
     def _of_streams(
         self, mode: str, nodes: list[fx.Node], entries: list[fx.Node], exits: list[fx.Node], roots: tuple[str, ...]
-    ) -> tuple[Region | None, Identity | None, str]:
+    ) -> tuple[Stretch | None, Identity | None, str]:
         """A region through which several values pass, each of which it can leave as it is."""
         inside, identity = set(nodes), Identity()
         if self._shared_statistics(nodes, roots) or len(entries) < len(exits):
@@ -179,7 +179,7 @@ class Finder:
                 break
             else:
                 return None, None, ""
-        return Region(mode, nodes, *pairs[0], pairs[1:]), identity, ""
+        return Stretch(mode, nodes, *pairs[0], pairs[1:]), identity, ""
 
     def _shared_statistics(self, nodes: list[fx.Node], roots: tuple[str, ...]) -> str:
         """What one more block would add to, if it calls a part that others call too."""
@@ -198,7 +198,7 @@ class Finder:
 
     def block(
         self, inside: set[fx.Node], entry: fx.Node, leaving: fx.Node, roots: tuple[str, ...], share: bool
-    ) -> Block:
+    ) -> BlockGraph:
         """share: count tensors that other parts have too, which a copy of the block gets for itself."""
 
         def own(name: str) -> str:
@@ -206,9 +206,9 @@ class Finder:
             inner = [alias for alias in aliases if within_any(alias, roots)]
             return inner[0] if inner and (share or len(inner) == len(aliases)) else ""
 
-        return Block(self.model, inside, entry, leaving, own, self.intervals[leaving])
+        return BlockGraph(self.model, inside, entry, leaving, own, self.intervals[leaving])
 
-    def signature(self, region: Region) -> Any:
+    def signature(self, region: Stretch) -> Any:
         """The structure of a region: what is called on what, sizes and other numbers aside."""
         place = {node: number for number, node in enumerate(region.nodes)}
         place[region.entry] = -1

@@ -14,7 +14,7 @@ from torch import fx
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.modules.tensors import within_any
 from fxgrow.planning.analysis import Analysis, analyse
-from fxgrow.planning.blocks import Finder, Region
+from fxgrow.planning.blocks import Finder, Stretch
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.dense_layers import STREAMS, DenseRun
 from fxgrow.planning.edits import AttributeEdit, NodeEdit
@@ -28,7 +28,7 @@ from fxgrow.rules.shape import follow
 
 
 @dataclass(frozen=True)
-class Layer:
+class NextLayer:
     """How a new layer at the end of a run differs from the last one.
 
     longer: by tensor, the axes that read what the layer before gave, and by how much they grow with each new layer.
@@ -79,7 +79,7 @@ class Appending:
     tensors: tuple[TensorGrowth, ...] = ()
     nodes: tuple[NodeEdit, ...] = ()
     attributes: tuple[AttributeEdit, ...] = ()
-    layers: Mapping[DenseRun, Layer] = field(default_factory=dict)
+    layers: Mapping[DenseRun, NextLayer] = field(default_factory=dict)
     refused: Mapping[DenseRun, str] = field(default_factory=dict)
 
 
@@ -111,12 +111,12 @@ def appending(finder: Finder, counts: Mapping[DenseRun, int]) -> Appending:
 def _appending(finder: Finder, counts: Mapping[DenseRun, int], refused: dict[DenseRun, str]) -> Appending | None:
     """What new layers mean, in runs that are not refused; None where one more has to be."""
     plan, names = _grown(finder, counts, refused, last=True)
-    layers: dict[DenseRun, Layer] = {}
+    layers: dict[DenseRun, NextLayer] = {}
     own: set[str] = set()
     for run in names:
         inside = {tensor.name: tensor for tensor in plan.tensors if within_any(tensor.name, run.units[-1].roots)}
         own |= inside.keys()
-        layers[run] = Layer(draws={name: tensor.draw for name, tensor in inside.items()})
+        layers[run] = NextLayer(draws={name: tensor.draw for name, tensor in inside.items()})
         reason = _objection(plan, run, list(inside.values()), names[run])
         if reason:
             refused[run] = reason
@@ -157,7 +157,7 @@ def _objection(plan: Plan, run: DenseRun, own: list[TensorGrowth], group: str) -
     return ""
 
 
-def _layer(finder: Finder, plan: Plan, run: DenseRun, layer: Layer) -> Layer:
+def _layer(finder: Finder, plan: Plan, run: DenseRun, layer: NextLayer) -> NextLayer:
     """How the last layer follows what the layer before it gives, as a new one has to follow what it is given."""
     roots = run.units[-1].roots
     longer, draws = {}, dict(layer.draws)
@@ -173,7 +173,7 @@ def _layer(finder: Finder, plan: Plan, run: DenseRun, layer: Layer) -> Layer:
             before = getattr(finder.model.get_submodule(edit.module), edit.attribute)
             (old,), (new,) = ((v if isinstance(v, tuple) else (v,)) for v in (before, edit.value))
             sizes[edit.module, edit.attribute] = (old, new - old)
-    return Layer(longer, sizes, dict(_numbers(plan, run)), draws, fills if run.kind == "residual" else {})
+    return NextLayer(longer, sizes, dict(_numbers(plan, run)), draws, fills if run.kind == "residual" else {})
 
 
 def _numbers(plan: Plan, run: DenseRun) -> Iterator[tuple[tuple[str, str, tuple[Any, ...]], tuple[int, int]]]:
@@ -217,7 +217,7 @@ def _grown(
             return plan, {run: entries.names[leaf] for run, leaf in leaves_of.items()}
 
 
-def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Region, last: bool) -> Leaf:
+def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Stretch, last: bool) -> Leaf:
     """The dimension of the channels that the last layer, or the one before it, adds."""
     tree = analysis.trees[region.exit if last else region.entry]
     assert isinstance(tree, Laid)

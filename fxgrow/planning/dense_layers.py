@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.tensors import dotted, within, within_any
-from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit, holds_blocks
+from fxgrow.planning.blocks import Finder, Found, FoundRun, Stretch, Unit, holds_blocks
 from fxgrow.planning.identity import Identity, Stuck
 from fxgrow.rules.calls import reached
 
@@ -91,7 +91,7 @@ class Link:
 
     kind: str
     axis: int
-    regions: list[Region] = field(default_factory=list)
+    regions: list[Stretch] = field(default_factory=list)
     passed: int = 0
     identity: Identity = field(default_factory=Identity)
     alike: bool = True
@@ -118,7 +118,7 @@ def _link(finder: Finder, earlier: str, later: str) -> Link | None:
         if not alike and matched.kind != "residual":
             return None
         links.append(replace(matched, alike=alike))
-        regions.append(Region(mode, nodes, entry, leaving))
+        regions.append(Stretch(mode, nodes, entry, leaving))
     if len({(link.kind, link.axis, link.passed, link.alike) for link in links}) > 1:
         return None
     identity = sum((link.identity for link in links), start=Identity())
@@ -178,7 +178,7 @@ def _is_last(link: Link) -> bool:
     )
 
 
-def joins_of(run: DenseRun, region: Region) -> tuple[str, ...]:
+def joins_of(run: DenseRun, region: Stretch) -> tuple[str, ...]:
     """The concatenations outside of the last layer that take in what it gives."""
     if run.kind in STREAMS:
         return ()

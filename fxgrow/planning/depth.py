@@ -19,7 +19,7 @@ from fxgrow.modules.tensors import dotted, within, within_any
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
 from fxgrow.planning.chains import chains
 from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed
-from fxgrow.planning.dense import Appending, Layer, appending
+from fxgrow.planning.dense import Appending, NextLayer, appending
 from fxgrow.planning.dense_layers import DenseRun, dense_runs, joins_of
 from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.entries import DRAWS
@@ -392,14 +392,14 @@ def _called_outside(unit: Unit) -> list[str]:
     return [target for target in targets if not within_any(target, unit.roots)]
 
 
-def _longer(tensor: NewTensor, layer: Layer, number: int) -> NewTensor:
+def _longer(tensor: NewTensor, layer: NextLayer, number: int) -> NewTensor:
     """A tensor of the new dense layer of a number, counted from one."""
     longer = tuple((axis, number * each) for axis, each in layer.longer.get(tensor.twin, ()))
     return replace(tensor, longer=longer, draw=layer.draws.get(tensor.twin, "alike")) if longer else tensor
 
 
 def _sized(
-    layer: Layer, modules: tuple[tuple[str, str], ...], number: int, model: nn.Module
+    layer: NextLayer, modules: tuple[tuple[str, str], ...], number: int, model: nn.Module
 ) -> Iterator[AttributeEdit]:
     """Sizes that modules of the new dense layer of a number keep as attributes."""
     for (module, attribute), (size, each) in layer.sizes.items():

@@ -55,7 +55,7 @@ class Stuck(Exception):
 
 
 @dataclass
-class Block:
+class BlockGraph:
     """A part of a graph to be made an identity.
 
     inside: its nodes. entry, exit: the values it takes and gives. own: the name that it has for a tensor by any of its

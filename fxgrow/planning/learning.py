@@ -33,7 +33,7 @@ class Still:
     text: str
 
 
-class Moves:
+class Movement:
     """What moves, step by step, among the new entries of parameters and of all that is computed from them."""
 
     def __init__(self, analysis: Analysis, know: Knowledge) -> None:

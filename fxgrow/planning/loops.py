@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from fxgrow.modules.tensors import dotted, within
-from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit
+from fxgrow.planning.blocks import Finder, Found, FoundRun, Stretch, Unit
 from fxgrow.rules.calls import tensor_operands
 
 _EARLIEST = 8  # functions of a turn before its first layer
@@ -156,7 +156,7 @@ def _turns(finder: Finder, graphs: dict[str, list[fx.Node]], loop: _Loop, before
         roots = tuple(f"{path}.{number}" for path in loop.lists)
         unit = finder.unit(roots[0], roots, members) or Unit(roots[0], roots)
         if not unit.regions:
-            unit.regions = [Region(mode, own, own[0].all_input_nodes[0], own[-1]) for mode, own in members.items()]
+            unit.regions = [Stretch(mode, own, own[0].all_input_nodes[0], own[-1]) for mode, own in members.items()]
         units.append(unit)
     signatures = {unit.signature for unit in units[:-1] if unit.identity is not None and unit.identity.gates}
     for unit in units:

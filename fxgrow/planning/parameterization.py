@@ -98,7 +98,7 @@ class Changes:
         if name in self.tensors:
             self.tensors[name] = replace(self.tensors[name], spread=spread)
 
-    def open(self, name: str, layer: Layer) -> Rescaling:
+    def open(self, name: str, layer: WeightRole) -> Rescaling:
         """Draw what a weight reads of new units, at the scale of the old entries, and bring all of it to sqrt(C/C')."""
         factor = layer.target if layer.kind == "hidden" else math.sqrt(layer.target)
         growth = self.tensors[name]
@@ -123,7 +123,7 @@ def _heard(axis: Axis) -> Axis:
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightRole:
     """A weight's place in the table."""
 
     kind: str
@@ -140,7 +140,7 @@ def _uses(analysis: Analysis) -> dict[str, list[Op]]:
     return uses
 
 
-def _layer(name: str, weight: Tensor, ops: Iterable[Op], growth: Mapping[Leaf, int]) -> Layer | None:
+def _layer(name: str, weight: Tensor, ops: Iterable[Op], growth: Mapping[Leaf, int]) -> WeightRole | None:
     """What kind of layer a weight makes; None where it is no weight of a contraction, or nothing of it grows."""
     op = next((op for op in ops if any(t is weight and role == "weight" for t, role in op.roles)), None)
     if op is None:
@@ -152,14 +152,14 @@ def _layer(name: str, weight: Tensor, ops: Iterable[Op], growth: Mapping[Leaf, i
     if all(size_after(axis, sizes) == axis.size for axis in weight.axes):
         return None
     if into == 1:
-        return Layer("input", 1.0)
+        return WeightRole("input", 1.0)
     if all(leaf.fixed for axis in making for leaf in leaves(axis)):
-        return Layer("output", 1 / into)
-    return Layer("hidden", math.sqrt(1 / into))
+        return WeightRole("output", 1 / into)
+    return WeightRole("hidden", math.sqrt(1 / into))
 
 
 def _rescale(
-    changes: Changes, analysis: Analysis, name: str, ops: list[Op], uses: Mapping[str, list[Op]], layer: Layer
+    changes: Changes, analysis: Analysis, name: str, ops: list[Op], uses: Mapping[str, list[Op]], layer: WeightRole
 ) -> Rescaling:
     """Rescale a weight's old entries and make up for it, or say why not."""
     weight, factor = analysis.parameters[name], layer.target

@@ -18,7 +18,7 @@ from fxgrow.capture import Captured
 from fxgrow.planning.analysis import Analysis, analyse, factors_of, roles_of, why_unread
 from fxgrow.planning.ends import End
 from fxgrow.planning.entries import Entries
-from fxgrow.planning.learning import Moves
+from fxgrow.planning.learning import Movement
 from fxgrow.planning.numbers import Loose, number_edits
 from fxgrow.planning.parameterization import parameterized
 from fxgrow.planning.plan import Plan
@@ -177,7 +177,7 @@ class Planner:
 
     def _let_learn(self) -> bool:
         """Give way where new units would never learn: guards, other zeros, pairs, silence; True if anything changed."""
-        by_leaf = {still.leaf: still for still in Moves(self.analysis, self.know).still()}
+        by_leaf = {still.leaf: still for still in Movement(self.analysis, self.know).still()}
         for leaf, still in by_leaf.items():
             reason = self.why_still.setdefault(leaf, Reason(still.text, still.op.place))
             tried = leaf in self.paired or leaf in self.silenced

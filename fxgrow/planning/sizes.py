@@ -15,12 +15,12 @@ from fxgrow.planning.sizing import Sizing, settle_equal_sizes, size_after
 
 
 @dataclass(frozen=True)
-class Dimension:
+class DimensionPlace:
     """Where a dimension is found in any model built alike: the parameter, its axis, and which part of that axis.
 
     An axis of heads x head width has two parts. The text is that of a plan, with the part where there are several.
 
-    >>> str(Dimension("blocks.0.attn.qkv.weight", 0, 1, 3)), str(Dimension("conv1.weight", 0, 0, 1))
+    >>> str(DimensionPlace("blocks.0.attn.qkv.weight", 0, 1, 3)), str(DimensionPlace("conv1.weight", 0, 0, 1))
     ('blocks.0.attn.qkv.weight[0] part 1', 'conv1.weight[0]')
     """
 
@@ -42,16 +42,16 @@ class Sizes:
     head width are dimensions of their own, so that a target is met in what it is made of, not only in its shapes.
     """
 
-    by_dimension: tuple[tuple[Dimension, int], ...]
+    by_dimension: tuple[tuple[DimensionPlace, int], ...]
 
-    def resolved(self, analysis: Analysis) -> dict[Leaf, tuple[Dimension, int]]:
+    def resolved(self, analysis: Analysis) -> dict[Leaf, tuple[DimensionPlace, int]]:
         """The dimensions in an analysed model.
 
         Raises
         ------
         AmountError: the model is not built like the one the sizes are for, or something would shrink.
         """
-        by_leaf: dict[Leaf, tuple[Dimension, int]] = {}
+        by_leaf: dict[Leaf, tuple[DimensionPlace, int]] = {}
         for dimension, size in self.by_dimension:
             tensor = analysis.parameters.get(dimension.parameter)
             parts = list(leaves(tensor.axes[dimension.axis])) if tensor and dimension.axis < tensor.rank else []

@@ -43,7 +43,7 @@ def size_after(layout: Layout, growth: dict[Leaf, int]) -> int:
 
 
 @dataclass(frozen=True)
-class Place:
+class ParameterAxis:
     """An axis of a parameter."""
 
     parameter: str
@@ -57,13 +57,13 @@ class Place:
         return f"{self.parameter}[{self.axis}]"
 
 
-def producing_places(analysis: Analysis) -> Iterator[tuple[Place, Layout]]:
+def producing_places(analysis: Analysis) -> Iterator[tuple[ParameterAxis, Layout]]:
     """The parameter axes that make units, as against those that read them alone."""
     reading = reading_places(analysis) - analysis.tied
     for name, tensor in analysis.parameters.items():
         for axis, layout in enumerate(tensor.axes):
             if (name, axis) not in reading:
-                yield Place(name, axis), resolve(layout)
+                yield ParameterAxis(name, axis), resolve(layout)
 
 
 def more_than(size: int, asked: int | str, name: str) -> int:
@@ -125,7 +125,7 @@ def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: boo
 class Asked:
     """An amount that a key asks for, of units made at a place."""
 
-    place: Place
+    place: ParameterAxis
     key: str
     amount: Amount
 
@@ -152,7 +152,7 @@ def _settled(requests: list[Asked]) -> Asked:
 def _grow_block(
     block: Block,
     amount: Amount,
-    place: Place,
+    place: ParameterAxis,
     sizing: Sizing,
     reluctant: set[Leaf],
     round_to: int,

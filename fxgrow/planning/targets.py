@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fxgrow.axes.layout import Layout, Leaf, leaves
 from fxgrow.errors import PlanError
 from fxgrow.planning.analysis import OUTPUT, Analysis
-from fxgrow.planning.sizes import Dimension
+from fxgrow.planning.sizes import DimensionPlace
 
 _ALIKE = "build both with the same code, and give the sizes that differ as arguments"
 
@@ -17,7 +17,7 @@ _ALIKE = "build both with the same code, and give the sizes that differ as argum
 class Distance:
     """A dimension of the small model, and its size in the large one."""
 
-    dimension: Dimension
+    dimension: DimensionPlace
     leaf: Leaf
     last: int
 
@@ -38,12 +38,12 @@ def distances(small: Analysis, large: Analysis, names: Names = PAIR) -> list[Dis
     """
     _check_same_parameters(small, large, names)
     last: dict[Leaf, int] = {}
-    first: dict[Leaf, Dimension] = {}
+    first: dict[Leaf, DimensionPlace] = {}
     for name, tensor in small.parameters.items():
         counterpart = large.parameters[name]
         for axis, (layout, target) in enumerate(zip(tensor.axes, counterpart.axes, strict=True)):
             for part, (leaf, size) in enumerate(_paired(f"{name}[{axis}]", layout, target, names)):
-                dimension = Dimension(name, axis, part, len(list(leaves(layout))))
+                dimension = DimensionPlace(name, axis, part, len(list(leaves(layout))))
                 if last.setdefault(leaf, size) != size:
                     raise PlanError(
                         f"a dimension of {leaf.size} is {last[leaf]} at {first[leaf]} of the {names[1]} "
@@ -97,7 +97,7 @@ def _paired(where: str, small: Layout, large: Layout, names: Names) -> list[tupl
     )
 
 
-def _check_free(leaf: Leaf, size: int, dimension: Dimension, names: Names) -> None:
+def _check_free(leaf: Leaf, size: int, dimension: DimensionPlace, names: Names) -> None:
     if size < leaf.size:
         raise PlanError(
             f"a dimension is {leaf.size} in the {names[0]} and only {size} in the {names[1]}",

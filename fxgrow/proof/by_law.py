@@ -15,18 +15,18 @@ from fxgrow.proof.rules import attention, contraction, movement, normalisation, 
 from fxgrow.proof.rules.picking import item, written
 from fxgrow.rules import picking, weights
 from fxgrow.rules.attention import Attention, WindowAttention
-from fxgrow.rules.complexes import Pairs, Part
+from fxgrow.rules.complexes import ComplexPart, Pairs
 from fxgrow.rules.contraction import Gather, GatherBags, SumOfProducts
 from fxgrow.rules.convolution import Convolution, Deformable, Transposed
 from fxgrow.rules.law import Law
-from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
+from fxgrow.rules.normalisation import BatchNorm, GroupNorm, GuardedReduction, OverUnits
 from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise
-from fxgrow.rules.products import Readout
-from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
+from fxgrow.rules.products import CoreReadout
+from fxgrow.rules.recurrent import PackedParts, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
 from fxgrow.rules.spatial import AffineGrid, Pad, Spatial, Unpooled
-from fxgrow.rules.stretching import Made
+from fxgrow.rules.stretching import NewTensors
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,26 @@ _OF_STATE = ("input_size", "hidden_size")
 RULES: dict[type[Law], Rule] = {
     **dict.fromkeys((Shape, picking.Select, picking.Narrow, CoreUnits), Rule(movement.moved, open=True)),
     picking.GetItem: Rule(item, open=True),
-    picking.Written: Rule(written, open=True),
-    Made: Rule(movement.made, open=True),
+    picking.IndexedWrite: Rule(written, open=True),
+    NewTensors: Rule(movement.made, open=True),
     Pairs: Rule(spatial.paired, "the same for every channel"),
     SumOfProducts: Rule(contraction.summed),
     **dict.fromkeys((Convolution, Transposed), Rule(contraction.convolved, "convolution", ("groups",), (6,))),
     Deformable: Rule(contraction.deformed, "deformable convolution"),
-    Readout: Rule(contraction.readout, "readout", ("core",), (3,)),
+    CoreReadout: Rule(contraction.readout, "readout", ("core",), (3,)),
     Gather: Rule(contraction.gather, "rows picked by index", _OF_TABLE),
     GatherBags: Rule(contraction.gather_bags, "rows picked by index", _OF_TABLE),
     Pointwise: Rule(pointwise.pointwise),
     ParametricRelu: Rule(pointwise.parametric_relu, "pointwise", ("num_parameters",)),
     GatedUnit: Rule(pointwise.gated_unit, "one half times the sigmoid of the other"),
-    Part: Rule(pointwise.complex_part, "a part of complex numbers"),
+    ComplexPart: Rule(pointwise.complex_part, "a part of complex numbers"),
     **dict.fromkeys(
         (BatchNorm, weights.BatchNormFunction),
         Rule(normalisation.batch_norm, "norm of each channel", ("num_features",)),
     ),
     OverUnits: Rule(normalisation.over_units, "", ("normalized_shape", "eps"), (1, 3, 4)),
     GroupNorm: Rule(normalisation.group_norm, "", ("num_channels", "num_groups"), (1, 4)),
-    Guarded: Rule(normalisation.guarded, open=True),
+    GuardedReduction: Rule(normalisation.guarded, open=True),
     weights.SpectralNorm: Rule(normalisation.spectral_norm, "computed from parameters", ("core",)),
     weights.WeightNorm: Rule(normalisation.weight_norm, "computed from parameters"),
     Reduction: Rule(reduction.reduced, "reduction"),
@@ -82,7 +82,7 @@ RULES: dict[type[Law], Rule] = {
     AffineGrid: Rule(spatial.affine_grid, "points of a grid", ("size",), (1,)),
     Attention: Rule(attention.attention, "attention", ("scale",), (6,)),
     WindowAttention: Rule(attention.window_attention, "window attention", ("num_heads",), (5,)),
-    Packed: Rule(recurrent.packed, "a packed sequence of these parts", open=True),
+    PackedParts: Rule(recurrent.packed, "a packed sequence of these parts", open=True),
     Packing: Rule(recurrent.packing, "moves positions"),
     Recurrent: Rule(recurrent.recurrent, "recurrent layer, by induction over time", _OF_STATE),
     RecurrentCell: Rule(recurrent.cell, "a step of a recurrence", _OF_STATE),

@@ -20,7 +20,7 @@ from fxgrow.opaque import ByMode
 from fxgrow.proof.bindings import Bound, Resting
 from fxgrow.proof.by_law import prove
 from fxgrow.proof.certificate import Certificate, Step, Verdict
-from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
+from fxgrow.proof.claims import Claim, HeldValues, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import constant
 from fxgrow.proof.ends import Ends, check_outputs
@@ -36,7 +36,7 @@ from fxgrow.proof.values import precision
 from fxgrow.rules.calls import BROKEN, writes
 from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.registry import kind_of, law_of_call
-from fxgrow.rules.stretching import Made
+from fxgrow.rules.stretching import NewTensors
 
 _BROKEN = (*BROKEN, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
@@ -93,7 +93,7 @@ class Checker:
             fills = self.fills.get(name, frozenset())
             rounded = self.original.rounded(name)
             old, new = (tensor.detach().to(exact_device(tensor.device)) for tensor in (old, new))
-            held = Held(old, new, name, True, precision(old), fills, rounded)
+            held = HeldValues(old, new, name, True, precision(old), fills, rounded)
             claim = Claim(tuple(old.shape), expected, maps, held=held)
             self.constants[name] = self._between_calls(name, claim) if name in self.written else claim
         return self.constants[name]
@@ -364,7 +364,7 @@ class Walk(Storage):
                 if law is None or own:
                     raise
                 use.conditions.clear()
-        filled = isinstance(law, Made) and not law.why_not  # with a number, whatever is held by what it is a method of
+        filled = isinstance(law, NewTensors) and not law.why_not  # with a number, whatever is held by its owner
         if claims and all(claim.held is not None for claim in claims) and not own and not filled:
             try:
                 return computed(use, law)

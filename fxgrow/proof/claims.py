@@ -28,7 +28,7 @@ class Refuted(Exception):
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldValues:
     """Actual values, old and new, of a tensor made of parameters and constants only.
 
     exact: they are stored values, so that old and new must agree to the bit where growth does not round.
@@ -75,7 +75,7 @@ class Claim:
     zero: Tensor | None = None
     copies: dict[int, Tensor] = field(default_factory=dict)
     means: dict[int, Tensor] = field(default_factory=dict)
-    held: Held | None = None
+    held: HeldValues | None = None
     nonnegative: bool = False
     moved: Moved | None = None
     uniform: bool = False

@@ -11,7 +11,7 @@ from torch import Tensor
 from fxgrow.modules.containers import has_fractions
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.by_law import prove
-from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
+from fxgrow.proof.claims import Claim, HeldValues, Refuted, Unproved
 from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import CPU, arranged
 from fxgrow.proof.structures import all_unchanged, stripped
@@ -49,7 +49,7 @@ def computed(use: Use, law: Law | None) -> Any:
     def with_values(claim: Claim, old: Tensor, new: Tensor) -> Claim:
         if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:
             raise Unproved("its shape is not what was worked out")
-        kept = Held(old, new, use.new.name, stored, finest, fills, rounded)
+        kept = HeldValues(old, new, use.new.name, stored, finest, fills, rounded)
         return Claim(claim.old, claim.new, claim.maps, held=kept)
 
     return _each(with_values, shapes, *values)

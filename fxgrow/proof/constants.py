@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.proof.claims import Claim, Held, Refuted
+from fxgrow.proof.claims import Claim, HeldValues, Refuted
 from fxgrow.proof.node_pair import Use, claims_in
 from fxgrow.proof.rules.movement import arranged
 from fxgrow.rules.calls import run
@@ -74,4 +74,4 @@ def _held(use: Use, value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_held(use, item) for item in value)
     size = tuple(value.shape)
-    return Claim(size, size, (None,) * value.ndim, held=Held(value, value, use.new.name))
+    return Claim(size, size, (None,) * value.ndim, held=HeldValues(value, value, use.new.name))

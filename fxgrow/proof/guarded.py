@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import fx, nn
 
 from fxgrow import guards
-from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
+from fxgrow.proof.claims import Claim, HeldValues, Refuted, Unproved
 from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.values import exact
 
@@ -89,7 +89,7 @@ def standardised(use: Use, pair: Pair) -> Claim:
     core: Any = node.args[4]
     after = guards.standardize(new, gain, bias, eps.new, core)  # type: ignore[arg-type]
     first = pairs[0]
-    kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
+    kept = HeldValues(before, after, node.name, False, held[0].precision, held[0].fills)
     claim = Claim(first.old, first.new, first.maps, held=kept)
     return use.equal(claim) if gained else claim
 
@@ -106,5 +106,5 @@ def over_its_core(use: Use) -> Claim:
     else:
         before = guards.normalize(old, p.old, dim.old, eps.old, core.old)
     after = guards.normalize(new, p.new, dim.new, eps.new, core.new)
-    kept = Held(before, after, use.new.name, False, x.held.precision, x.held.fills, x.held.rounded)
+    kept = HeldValues(before, after, use.new.name, False, x.held.precision, x.held.fills, x.held.rounded)
     return Claim(x.old, x.new, x.maps, held=kept)

@@ -17,7 +17,7 @@ from fxgrow.modules.holders import compared_by
 from fxgrow.modules.tensors import OF_TREE
 from fxgrow.proof.claims import (
     Claim,
-    Held,
+    HeldValues,
     Map,
     Refuted,
     Unproved,
@@ -258,7 +258,7 @@ class Use(Called[Claim]):
         if not all(self.equal(claim).same for claim in claims):
             raise Unproved(f"{what} of {self.name} has grown")
 
-    def old_entries(self, held: Held, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> None:
+    def old_entries(self, held: HeldValues, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> None:
         """Old entries of a tensor of known values are those of the original, times a factor that rounds."""
         self.checked(check_old_entries(held, maps, old, factor))
 
@@ -272,7 +272,7 @@ class Use(Called[Claim]):
         return first
 
 
-def check_old_entries(held: Held, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> str:
+def check_old_entries(held: HeldValues, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> str:
     """What `Use.old_entries` checks, in words.
 
     Raises

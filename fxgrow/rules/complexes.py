@@ -7,13 +7,13 @@ from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import Passing, Shape, straight
 
 
-class Part(Passing):
+class ComplexPart(Passing):
     """`torch.real`, `torch.imag`."""
 
     moves = False
 
 
-class Attribute(Part):
+class PartByName(ComplexPart):
     """`getattr(x, name)`, as a graph has `x.real`; capture records views such as `x.T` as the methods they are."""
 
     def relate(self, op: Op) -> Tree:

@@ -291,7 +291,7 @@ def _grouped(op: Op, channels: Layout, count: int) -> tuple[Layout, Layout]:
 
 
 @dataclass(frozen=True)
-class Guarded(Affine):
+class GuardedReduction(Affine):
     """A reduction that is already guarded: its statistic is of the core units, so the others may grow."""
 
     axis: int = -1

@@ -165,7 +165,7 @@ def indexed(op: Op, x: Tensor, values: list[Any], why: str) -> Tree:
     return op.result([op.unifier.constant(next(sizes)) if k is None else x.axes[k] for k in axes])
 
 
-class Written(Law):
+class IndexedWrite(Law):
     """`x[...] = y`: the part of x that the index picks takes on what y is."""
 
     family = "shape"

@@ -20,7 +20,7 @@ _LETTERS = "abcdefghijklmnop"
 
 
 @dataclass(frozen=True)
-class Product(SumOfProducts):
+class PatternProduct(SumOfProducts):
     """A sum of products whose patterns are given, or follow from the ranks of its operands and its arguments.
 
     given: what the operands are called among the arguments; without names they are all tensors that it is given.
@@ -114,7 +114,7 @@ def readout(ranks: Sequence[int], look: Lookup) -> Patterns:
     return (read, "core units"), made, None
 
 
-class Readout(Product):
+class CoreReadout(PatternProduct):
     """The core units of an axis, plus a linear map of all units of it."""
 
     def terms(self, call: Call | Op) -> Terms | None:

@@ -170,7 +170,7 @@ class Packing(Carrying):
         return op.operands()[:1], {Fact.ZERO, Fact.MEAN} if self.fills_with_zeros(op.argument) else {Fact.MEAN}
 
 
-class Packed(Law):
+class PackedParts(Law):
     """The parts of a packed sequence."""
 
     family = "sequence"

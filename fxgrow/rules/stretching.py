@@ -102,7 +102,7 @@ def _stretched(op: Op, own: Layout | None, size: int, path: Path | None) -> Layo
     return axis
 
 
-class Made(Law):
+class NewTensors(Law):
     """New tensors of given sizes. Filled with one number, their sizes follow the tensors that they meet.
 
     why_not: why the sizes cannot follow, where entries are not all one number. first: where the sizes begin.

@@ -19,19 +19,19 @@ from fxgrow.opaque import packed_sequence
 from fxgrow.rules import elementwise, pointwise, products, shape
 from fxgrow.rules.attention import Attention
 from fxgrow.rules.calls import LIKE
-from fxgrow.rules.complexes import Attribute, Pairs, Part
+from fxgrow.rules.complexes import ComplexPart, Pairs, PartByName
 from fxgrow.rules.contraction import Contraction, Gather, GatherBags
 from fxgrow.rules.convolution import Convolution, Transposed
 from fxgrow.rules.law import Fact, Holding
-from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GetItem, Narrow, Select, Written
+from fxgrow.rules.normalisation import BatchNorm, GroupNorm, GuardedReduction, OverUnits
+from fxgrow.rules.picking import GetItem, IndexedWrite, Narrow, Select
 from fxgrow.rules.pointwise import AddProduct, GatedUnit, ParametricRelu, Pointwise
-from fxgrow.rules.products import Product, Readout
-from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
+from fxgrow.rules.products import CoreReadout, PatternProduct
+from fxgrow.rules.recurrent import PackedParts, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
 from fxgrow.rules.spatial import AffineGrid, Pad, Sampled, Spatial, Unpooled
-from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
+from fxgrow.rules.stretching import Expand, NewTensors, Repeat, RepeatEach
 from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised, WeightNorm
 
 # -- contractions --------------------------------------------------------------------------------------------
@@ -65,17 +65,17 @@ rules(
     Transposed(("... (g i) *s", "(g i) o *k"), "... (g o) *t", "(g o)", **_CHANNELS),
 )
 
-rules((operator.matmul, *both("matmul")), Product(products.of_matrices, ("input", "other")))
-rules(both("bmm mm"), Product(products.of_matrices, ("input", "mat2")))
-rules(both("dot"), Product(products.of_matrices, ("input", "tensor")))
-rules(both("mv"), Product(products.of_matrices, ("input", "vec")))
-rule(torch.functional.einsum, Product(products.einsum, called="einsum"))
-rule(torch.functional.tensordot, Product(products.tensordot, ("a", "b"), "sum of products"))
-rules(both("inner"), Product(products.inner, ("input", "other"), "sum of products"))
-rules(both("outer ger"), Product(products.outer, ("input", "vec2"), "sum of products"))
-rules(both("addmm"), Product((("n k", "k m"), "n m", "n m"), ("mat1", "mat2"), added=True))
-rules(both("baddbmm"), Product((("b n k", "b k m"), "b n m", "b n m"), ("batch1", "batch2"), added=True))
-rules(both("addmv"), Product((("n k", "k"), "n", "n"), ("mat", "vec"), added=True))
+rules((operator.matmul, *both("matmul")), PatternProduct(products.of_matrices, ("input", "other")))
+rules(both("bmm mm"), PatternProduct(products.of_matrices, ("input", "mat2")))
+rules(both("dot"), PatternProduct(products.of_matrices, ("input", "tensor")))
+rules(both("mv"), PatternProduct(products.of_matrices, ("input", "vec")))
+rule(torch.functional.einsum, PatternProduct(products.einsum, called="einsum"))
+rule(torch.functional.tensordot, PatternProduct(products.tensordot, ("a", "b"), "sum of products"))
+rules(both("inner"), PatternProduct(products.inner, ("input", "other"), "sum of products"))
+rules(both("outer ger"), PatternProduct(products.outer, ("input", "vec2"), "sum of products"))
+rules(both("addmm"), PatternProduct((("n k", "k m"), "n m", "n m"), ("mat1", "mat2"), added=True))
+rules(both("baddbmm"), PatternProduct((("b n k", "b k m"), "b n m", "b n m"), ("batch1", "batch2"), added=True))
+rules(both("addmv"), PatternProduct((("n k", "k"), "n", "n"), ("mat", "vec"), added=True))
 rule(nn.EmbeddingBag, GatherBags())
 rules((nn.Embedding, F.embedding), Gather())
 
@@ -124,8 +124,8 @@ rules(both("addcmul"), AddProduct())
 # -- shape ---------------------------------------------------------------------------------------------------
 
 rules(both("permute transpose swapaxes swapdims movedim moveaxis t adjoint"), shape.Permute())
-rule(getattr, Attribute())
-rules((torch.real, torch.imag), Part())
+rule(getattr, PartByName())
+rules((torch.real, torch.imag), ComplexPart())
 rule(torch.view_as_real, Pairs())
 rule(torch.view_as_complex, Pairs(inverse=True))
 rules(both("view reshape"), shape.Reshape(shape.listed_sizes))
@@ -137,7 +137,7 @@ for _name in ("chunk", "split", "unbind", "tensor_split"):
 rules((operator.getitem, attribute), GetItem())
 rules(both("select"), Select())
 rules(both("narrow"), Narrow())
-rule(operator.setitem, Written())
+rule(operator.setitem, IndexedWrite())
 rules(named(torch, "cat concat concatenate"), shape.Concatenate())
 rules(named(torch, "hstack column_stack"), shape.Concatenate(1))
 rule(torch.vstack, shape.Concatenate(0))
@@ -146,11 +146,11 @@ rules((nn.ChannelShuffle, F.channel_shuffle), shape.Shuffled())
 rules(both("repeat tile"), Repeat())
 rules(both("repeat_interleave"), RepeatEach())
 rule("unfold", shape.Windows())
-rules(named(torch, "zeros ones full"), Made())
-rules(("new_zeros", "new_ones", "new_full"), Made(first=1))
-rules((*named(torch, "rand randn randint randperm empty"), "new_empty"), Made("its entries are drawn"))
-rules(named(torch, "arange linspace eye"), Made("its entries go by their position"))
-rule("new_tensor", Made("its entries are given"))
+rules(named(torch, "zeros ones full"), NewTensors())
+rules(("new_zeros", "new_ones", "new_full"), NewTensors(first=1))
+rules((*named(torch, "rand randn randint randperm empty"), "new_empty"), NewTensors("its entries are drawn"))
+rules(named(torch, "arange linspace eye"), NewTensors("its entries go by their position"))
+rule("new_tensor", NewTensors("its entries are given"))
 rules(both("roll"), shape.Passing((2, "dims")))
 rules(both("flip"), shape.Passing((1, "dims")))
 rules(both("as_strided"), Holding("reads memory by strides, which are others at another size"))
@@ -163,12 +163,12 @@ rule(F.batch_norm, BatchNormFunction())
 rules((nn.LayerNorm, F.layer_norm), OverUnits(Fact.MEAN, "layer_norm", 1e-5))
 rules((nn.RMSNorm, F.rms_norm), OverUnits(Fact.ZERO, "rms_norm"))
 rules((nn.GroupNorm, F.group_norm), GroupNorm())
-rule(guards.layer_norm, Guarded())
-rule(guards.rms_norm, Guarded(core=(4, "core")))
-rule(guards.group_norm, Guarded(axis=1, grouped=True))
+rule(guards.layer_norm, GuardedReduction())
+rule(guards.rms_norm, GuardedReduction(core=(4, "core")))
+rule(guards.group_norm, GuardedReduction(axis=1, grouped=True))
 rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
-rule(guards.readout, Readout(products.readout, ("x", "weight")))
+rule(guards.readout, CoreReadout(products.readout, ("x", "weight")))
 rule(nn.utils.parametrize.ParametrizationList, Parametrized())
 rule(torch._weight_norm, WeightNorm())
 
@@ -210,7 +210,7 @@ rule(nn.GRU, Recurrent(3))
 rule(nn.LSTM, Recurrent(4))
 rule(torch._VF._pack_padded_sequence, Packing())
 rule(torch._VF._pad_packed_sequence, Packing(back=True))
-rule(packed_sequence, Packed())
+rule(packed_sequence, PackedParts())
 rule(nn.RNNCell, RecurrentCell(1))
 rule(nn.GRUCell, RecurrentCell(3))
 rule(nn.LSTMCell, RecurrentCell(4))

@@ -25,7 +25,7 @@ from fxgrow.training.matching import BY_HAND, NEW, Match, matched
 from fxgrow.training.parameters import innermost, names_of, parameters_of, remember_names, unwrapped
 from fxgrow.training.places import Places, repeated
 from fxgrow.training.rates import attached_to
-from fxgrow.training.trial import Entry, Trials, starting_state
+from fxgrow.training.trial import EntryState, Trials, starting_state
 from fxgrow.transforms.tensors import grow_tensor
 
 MOMENTS = ("fill", "zero")
@@ -303,7 +303,7 @@ def _grown_state(
     result: dict[str, Any] = {}
     for key, value in state.items():
         if (isinstance(value, Tensor) and value.numel() > 1) or (key in kinds and kinds[key].axes):
-            entry = kinds.get(key) or Entry.unknown(key, value.shape, parameter.shape)
+            entry = kinds.get(key) or EntryState.unknown(key, value.shape, parameter.shape)
             moved = key in after and entry is not None and after[key].axes != entry.axes
             if entry is None or moved or not isinstance(value, Tensor):
                 raise _Untransferable(f"its {key} is of a form that index maps do not apply to")
@@ -338,7 +338,7 @@ def _started(
     return {key: torch.full_like(new, kinds[key].value, dtype=value.dtype) for key, value in tensors.items()}
 
 
-def _grown_entry(value: Tensor, entry: Entry, growth: TensorGrowth, seed: str, moments: str) -> Tensor:
+def _grown_entry(value: Tensor, entry: EntryState, growth: TensorGrowth, seed: str, moments: str) -> Tensor:
     """One tensor of a state through one growth."""
     if entry.kind == "values":
         return grow_tensor(value, growth, seed)

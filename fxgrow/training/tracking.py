@@ -98,7 +98,7 @@ def blocks_of(aged: Sequence[Aged]) -> list[Blocks]:
         local = member.local()
         least = _LEAST_ENTRIES.get(local.device.type, _LEAST_ENTRIES_ELSEWHERE)
         if not member.younger or local.numel() >= least * sum(region.rectangles for region in regions):
-            blocks.append(Cut(member, shape, regions))
+            blocks.append(Rectangles(member, shape, regions))
         else:
             joined.setdefault((local.device, local.dtype), []).append(member)
     return [*blocks, *map(Joined, joined.values())]
@@ -185,7 +185,7 @@ class Piece:
             self.saved.copy_(self.view)
 
 
-class Cut:
+class Rectangles:
     """A large parameter, cut into rectangles."""
 
     def __init__(self, member: Aged, shape: Sequence[tuple[int, ...]], regions: Sequence[Region]) -> None:

@@ -21,7 +21,7 @@ _SLOW_VALUES = ("lookahead_slow_buff",)
 
 
 @dataclass(frozen=True)
-class Entry:
+class EntryState:
     """What one entry of a parameter's state is.
 
     axes: the parameter's axis for each of its own, None for an axis of size one; () for a counter.
@@ -34,11 +34,11 @@ class Entry:
     value: float = 0.0
 
     @staticmethod
-    def unknown(key: str, shape: Sequence[int], of: Sequence[int]) -> Entry | None:
+    def unknown(key: str, shape: Sequence[int], of: Sequence[int]) -> EntryState | None:
         """What an entry may be that no trial has shown: of the parameter's shape, or nothing known."""
         if tuple(shape) != tuple(of):
             return None
-        return Entry(tuple(range(len(of))), "values" if key in _SLOW_VALUES else "constant")
+        return EntryState(tuple(range(len(of))), "values" if key in _SLOW_VALUES else "constant")
 
 
 def trial_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Optimizer:
@@ -70,9 +70,9 @@ class Trials:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._known: dict[tuple[Any, ...], dict[str, Entry]] = {}
+        self._known: dict[tuple[Any, ...], dict[str, EntryState]] = {}
 
-    def entries_of(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Entry]:
+    def entries_of(self, group: dict[str, Any], parameter: Tensor) -> dict[str, EntryState]:
         """As the function of that name; the group has to stay as it is."""
         key = (id(group), tuple(distinct_sizes(parameter.shape)), parameter.dtype, parameter.device)
         if key not in self._known:
@@ -80,7 +80,7 @@ class Trials:
         return self._known[key]
 
 
-def entries_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Entry]:
+def entries_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, EntryState]:
     """What the entries of a parameter's state are; empty where the optimizer cannot be tried out.
 
     A small tensor of the same rank, its sizes told apart, takes a first step with gradients 0, g and -g.
@@ -110,18 +110,18 @@ def entries_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -
     }
 
 
-def _entry(values: Sequence[Tensor], shape: Sequence[int], still: Tensor, up: Any, down: Any) -> Entry | None:
+def _entry(values: Sequence[Tensor], shape: Sequence[int], still: Tensor, up: Any, down: Any) -> EntryState | None:
     """`values`: the parameter's before and after a step without gradient."""
     axes = _axes(shape, tuple(still.shape))
     if axes is None:
         return None
     if any(still.shape == value.shape and torch.equal(still.to(value), value) for value in values):
-        return Entry(axes, "values")
+        return EntryState(axes, "values")
     changed = isinstance(up, Tensor) and isinstance(down, Tensor) and not torch.equal(up, still)
     if changed and torch.allclose(up, down, rtol=1e-5, atol=0.0):
-        return Entry(axes, "statistic")
+        return EntryState(axes, "statistic")
     first = still.flatten()[0]
-    return Entry(axes, "constant", float(first)) if bool((still == first).all()) else None
+    return EntryState(axes, "constant", float(first)) if bool((still == first).all()) else None
 
 
 def distinct_sizes(shape: Sequence[int]) -> list[int]:

@@ -191,7 +191,7 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
     in_optimizer = {id(p) for p in parameters_of(optimizer)} if optimizer is not None else set()
     rates = attached_to(optimizer) if optimizer is not None else None
     multiples = rates.current() if rates is not None else {}
-    parts: list[_Part] = []
+    parts: list[_Sums] = []
     for name, parameter in parameters.items():
         update = None
         if optimizer is not None and id(parameter) in in_optimizer:
@@ -205,7 +205,7 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Sums:
     """Entries of one parameter and stage: sums of squares of weights, gradients and updates, still on the device."""
 
     name: str
@@ -217,12 +217,12 @@ class _Part:
 
 def _parts_of(
     name: str, birth: Birth, parameter: Tensor, update: Tensor | None, rates: Mapping[int, float]
-) -> Iterator[_Part]:
+) -> Iterator[_Sums]:
     assert parameter.grad is not None
     tensors = [parameter.detach(), parameter.grad.detach(), *([] if update is None else [update])]
     for region in birth.regions():
         squares = tuple(_squares_within(region, tensor) for tensor in tensors)
-        yield _Part(name, region.stage, region.count, rates.get(region.stage, 1.0), squares)
+        yield _Sums(name, region.stage, region.count, rates.get(region.stage, 1.0), squares)
 
 
 def _squares_within(region: Region, tensor: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def _squares_within(region: Region, tensor: Tensor) -> Tensor:
     return norms.to(exact_dtype(tensor.device)).square().sum()
 
 
-def _measured(parts: Sequence[_Part]) -> Iterator[Share]:
+def _measured(parts: Sequence[_Sums]) -> Iterator[Share]:
     """All parts as numbers, for which the device is waited for once."""
     squares = [square for part in parts for square in part.squares]
     values = iter(torch.stack([square.to(squares[0]) for square in squares]).sqrt().tolist())

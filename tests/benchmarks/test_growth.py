@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fxgrow.zoo.data import load
-from fxgrow.zoo.packed import Part, write
+from fxgrow.zoo.packed import ImageSplit, write
 from typer.testing import CliRunner
 
 from benchmarks import growth
@@ -22,7 +22,7 @@ from tests.zoo.test_pack import jpeg
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like CIFAR-10's, of 64 images to train on and 40 to test with."""
     files = [torch.frombuffer(bytearray(jpeg(number, 32)), dtype=torch.uint8) for number in range(64)]
-    part = Part.joined(files, [number % 10 for number in range(64)])
+    part = ImageSplit.joined(files, [number % 10 for number in range(64)])
     path = tmp_path_factory.mktemp("data") / "cifar10.safetensors"
     write(path, part, part.some(range(40)), [str(number) for number in range(10)], flip=True)
     return path

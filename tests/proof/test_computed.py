@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import fxgrow
 from fxgrow.proof.certificate import Verdict
-from fxgrow.proof.claims import Claim, Held
+from fxgrow.proof.claims import Claim, HeldValues
 from fxgrow.proof.node_pair import facts_of
 
 
@@ -40,7 +40,7 @@ def test_a_normed_parameter_is_proved_whatever_its_mean_rounds_to(seed: int) -> 
 @pytest.mark.parametrize(("exact", "zeros"), [(False, [False, True, True]), (True, [False, True, False])])
 def test_rounding_counts_only_where_values_were_worked_out(exact: bool, zeros: list[bool]) -> None:
     old, new = torch.tensor([1.0, -torch.inf]), torch.tensor([1.0, -torch.inf, 0.3, 0.0, 1e-17])
-    held = Held(old.double(), new.double(), "mask", exact, 2e-16, frozenset(), False)
+    held = HeldValues(old.double(), new.double(), "mask", exact, 2e-16, frozenset(), False)
     claim = Claim((2,), (5,), (torch.tensor([0, 1, -1, -1, -1]),), held=held)
     zero = facts_of(claim)[0]
     assert zero is not None and zero.tolist() == [False, False, *zeros]

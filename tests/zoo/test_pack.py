@@ -12,7 +12,7 @@ import torch
 import torchvision
 from fxgrow.zoo import pack
 from fxgrow.zoo.data import InMemory, load
-from fxgrow.zoo.packed import DataError, Part, read, write
+from fxgrow.zoo.packed import DataError, ImageSplit, read, write
 from PIL import Image
 from torchvision.io import decode_image
 
@@ -33,7 +33,7 @@ def small_file(path: Path, count: int = 12) -> list[bytes]:
     """A file of some images of three classes; they are returned."""
     files = [jpeg(number) for number in range(count)]
     tensors = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
-    part = Part.joined(tensors, [number % 3 for number in range(count)])
+    part = ImageSplit.joined(tensors, [number % 3 for number in range(count)])
     write(path, part, part.some(range(6)), ["ant", "bee", "cat"], flip=False)
     return files
 
@@ -114,10 +114,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert text(tmp_path / "few").startswith("images, offsets, labels and classes of the file do not belong together")
     broken = train.files.clone()
     broken[:] = 7
-    write(tmp_path / "broken", Part(broken, train.offsets, train.labels), test, ["a", "b", "c"], flip=True)
+    write(tmp_path / "broken", ImageSplit(broken, train.offsets, train.labels), test, ["a", "b", "c"], flip=True)
     assert text(tmp_path / "broken").startswith("image 0 cannot be decoded: ")
     files = [torch.frombuffer(bytearray(jpeg(k, side)), dtype=torch.uint8) for k, side in ((0, 16), (1, 24))]
-    write(tmp_path / "sizes", Part.joined(files, [0, 1]), test, ["a", "b", "c"], flip=True)
+    write(tmp_path / "sizes", ImageSplit.joined(files, [0, 1]), test, ["a", "b", "c"], flip=True)
     assert text(tmp_path / "sizes").startswith("image 1 has shape [3, 24, 24], the first [3, 16, 16]")
 
     def offline(*arguments: Any, **options: Any) -> None:

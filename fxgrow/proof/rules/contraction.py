@@ -14,7 +14,7 @@ from fxgrow.proof.rules.reduction import check_core
 from fxgrow.rules.contraction import Contraction, Gather, SumOfProducts, scales_rows
 from fxgrow.rules.convolution import Convolution, Deformable, Slide, slides_of
 from fxgrow.rules.patterns import Names, named_axes, spelled
-from fxgrow.rules.products import Readout
+from fxgrow.rules.products import CoreReadout
 
 
 def summed(law: SumOfProducts, use: Use) -> Claim:
@@ -92,7 +92,7 @@ def _facing(use: Use, added: Claim, names: list[Names], made: Sequence[Names], g
     return _lettered(use, added, names, groups)
 
 
-def readout(law: Readout, use: Use) -> Claim:
+def readout(law: CoreReadout, use: Use) -> Claim:
     """`guards.readout`: weight `[core, units]`, beside one that was there before."""
     x, weight, core = use.claim(0, "x"), use.claim(1, "weight"), plain(use.argument(3, "core"))
     axis = int(plain(use.argument(2, "dim")).new) % x.rank

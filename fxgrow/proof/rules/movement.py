@@ -33,7 +33,7 @@ from fxgrow.proof.claims import (
 from fxgrow.proof.node_pair import Both, Use, plain, repeated
 from fxgrow.rules.calls import run
 from fxgrow.rules.law import Law
-from fxgrow.rules.stretching import Made
+from fxgrow.rules.stretching import NewTensors
 
 CPU = torch.device("cpu")
 
@@ -135,7 +135,7 @@ def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
     return first, second
 
 
-def made(law: Made, use: Use) -> Claim:
+def made(law: NewTensors, use: Use) -> Claim:
     """A new tensor; of one filled with a number, the same in both models, it is left open where old units are."""
     if law.why_not:
         use.rule = "made of sizes alone"

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from fxgrow.modules.containers import along
 from fxgrow.proof.atoms import atoms_of
-from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved, both_copies, is_new, merge_axes, split_axis
+from fxgrow.proof.claims import Claim, HeldValues, Map, Refuted, Unproved, both_copies, is_new, merge_axes, split_axis
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain, repeated
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.proof.rules.reduction import positions
 from fxgrow.proof.values import exact
 from fxgrow.rules.law import Fact, Law
-from fxgrow.rules.normalisation import BatchNorm, Guarded, OverUnits
+from fxgrow.rules.normalisation import BatchNorm, GuardedReduction, OverUnits
 
 Fits = Literal["mean", "zero"]
 
@@ -60,7 +60,7 @@ def over_units(law: OverUnits, use: Use) -> Claim:
     return _over_units(use, x, eps, "mean" if law.fits is Fact.MEAN else "zero")
 
 
-def guarded(law: Guarded, use: Use) -> Claim:
+def guarded(law: GuardedReduction, use: Use) -> Claim:
     """A guard beside itself, or beside the norm that it took the place of; arguments are in the guard's order."""
     x, eps_place = use.claim(0, "x"), law.core[0] - 1
     eps, core = plain(use.argument(eps_place, "eps")), plain(use.argument(*law.core))
@@ -156,7 +156,7 @@ def weight_norm(law: Law, use: Use) -> Claim:
         torch._weight_norm(exact(vectors), exact(gains), module[0].dim)
         for vectors, gains in ((v.old, g.old), (v.new, g.new))
     )
-    kept = Held(old, new, use.new.name, False, max(g.precision, v.precision), v.fills, v.rounded or g.rounded)
+    kept = HeldValues(old, new, use.new.name, False, max(g.precision, v.precision), v.fills, v.rounded or g.rounded)
     return Claim(direction.old, direction.new, direction.maps, held=kept)
 
 

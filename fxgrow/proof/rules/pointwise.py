@@ -15,7 +15,7 @@ from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, carried, is_n
 from fxgrow.proof.node_pair import Use, no_rule, plain
 from fxgrow.proof.rules.movement import arranged, halves
 from fxgrow.rules.calls import draws_apart, keeps_zero, run
-from fxgrow.rules.complexes import Part, is_part
+from fxgrow.rules.complexes import ComplexPart, is_part
 from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.law import Terms
 from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise, keeps_means
@@ -60,7 +60,7 @@ def gated_unit(law: GatedUnit, use: Use) -> Claim:
     return combined(use, halves(x, axis), "other", [[0]])
 
 
-def complex_part(law: Part, use: Use) -> Claim:
+def complex_part(law: ComplexPart, use: Use) -> Claim:
     if use.new.target is getattr and not is_part(plain(use.argument(1, "name")).new):
         raise no_rule(use)
     return combined(use, [use.equal(use.claim())], "linear", [[0]])

@@ -13,7 +13,7 @@ from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, 
 from fxgrow.proof.node_pair import REPEATING, Use, claims_in, repeated
 from fxgrow.proof.products import Operand, contract
 from fxgrow.proof.rules.movement import joined
-from fxgrow.rules.recurrent import Packed, Packing, Recurrent
+from fxgrow.rules.recurrent import PackedParts, Packing, Recurrent
 
 
 def recurrent(law: Recurrent, use: Use) -> Any:
@@ -51,7 +51,7 @@ def packing(law: Packing, use: Use) -> Any:
     return moved if law.fills_with_zeros(use.given) else replace(moved, zero=None), unchanged(sizes.shape)
 
 
-def packed(law: Packed, use: Use) -> Any:
+def packed(law: PackedParts, use: Use) -> Any:
     return tuple(use.args)
 
 
