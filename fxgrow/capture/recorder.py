@@ -26,12 +26,12 @@ from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import modules_called, noting
-from fxgrow.capture.numbers import Float, Int
+from fxgrow.capture.numbers import Float, Int, plain
 from fxgrow.capture.operators import call_of, is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.capture.supposed import SUPPOSITIONS
 from fxgrow.errors import CaptureError, FxgrowError
-from fxgrow.modules.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
+from fxgrow.modules.containers import each_of_kind, each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.modules.replacing import replaced
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.rules import registry
@@ -249,8 +249,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def evaluate(self, function: Callable[..., Any], name: str, callee: Any, args: Any, kwargs: Any) -> Any:
         """What a call gives on the meta device, where tensors without values stand for those that have them."""
-        if self.bare:
-            args, kwargs = each_tensor((args, kwargs), lambda t: self.bare.get(id(t), t))
+        if self.bare or self.quiet:  # what is one node computes with plain numbers
+            kinds = (Tensor, Int, Float)
+            args, kwargs = each_of_kind((args, kwargs), kinds, lambda value: self.bare.get(id(value), plain(value)))
         try:
             return self.memory.outcome(function, callee, args, kwargs)
         except FxgrowError:

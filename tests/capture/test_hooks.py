@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import UntraceableError
+from fxgrow.proof.certificate import Verdict
 
 X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -95,3 +97,22 @@ def test_a_hook_that_asks_for_values_is_the_reason() -> None:
     model = nn.Sequential(nn.Linear(8, 12), Block(), Block(), nn.Linear(12, 2)).double()
     model[1].register_forward_hook(functools.partial(logging))
     assert "in the hook logging (at 1)" in str(fxgrow.plan(model, width=2, example_inputs=X).obstacle)
+
+
+class Windows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        windows = window_partition(self.enter(x), (2, 2)).softmax(1)
+        return self.leave(window_reverse(windows, (2, 2), height, width))  # type: ignore[no-any-return]
+
+
+def test_hooks_that_keep_features_do_not_hide_that_calls_are_alike() -> None:
+    """The second call is compared with the first, with the sizes that a function computes which is one node."""
+    model, kept = Windows().double(), list[Tensor]()
+    model.enter.register_forward_hook(lambda part, inputs, output: kept.append(output))
+    grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(2, 4, 4, 3, dtype=torch.float64))
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
