@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -63,6 +64,27 @@ OPAQUE = (CustomFunction, ByMode)
 """What a capture puts into the tree of a model, and no class of the user's has."""
 
 
+AROUND_FORWARD = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+)
+"""The attributes of a module that hold hooks which run around its forward."""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks run around the forward of a module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def hooked(module: nn.Module) -> bool:
     """Whether forward hooks, or a forward that it was given by hand, can change what the module computes."""
-    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in module.__dict__
+    return has_hooks(module) or "forward" in module.__dict__
+
+
+def without_hooks(module: nn.Module) -> nn.Module:
+    """A layer over the same tensors without the hooks around its forward; itself if there are none."""
+    if not has_hooks(module):
+        return module
+    twin: nn.Module = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__, **{name: OrderedDict() for name in AROUND_FORWARD})
+    return twin

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from fxgrow.garbage import collection_paused
 from fxgrow.modules.devices import device_of
 from fxgrow.modules.libraries import is_known
 from fxgrow.modules.tensors import named_tensors
+from fxgrow.opaque import AROUND_FORWARD, has_hooks
 from fxgrow.rules.calls import targets
 
 
@@ -39,7 +41,8 @@ class Captured:
     form: the class of the output, where the graphs return a plain container in its place.
     settled: what the graphs cannot keep of the forward. alike: what else the forward was recorded with, in words, to
         find that it does the same. recording: what recorded it in eval mode. left: the paths of attributes in which the
-        forward leaves tensors. before: the same as it was captured, where new blocks have been put in since.
+        forward leaves tensors. before: the same as it was captured, where new blocks have been put in since. hooked:
+        layers that hooks run around; the graphs call these without them, and have nodes for what they compute.
     """
 
     model: nn.Module
@@ -52,6 +55,7 @@ class Captured:
     tier: int = 1
     left: tuple[str, ...] = ()
     before: Captured | None = field(default=None, repr=False, compare=False)
+    hooked: tuple[str, ...] = ()
 
     def kept(self) -> Captured:
         """The same, as it is now: what is put into the one does not show in the other."""
@@ -105,6 +109,9 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
         free_numbers(recording, run, graph, inputs, settling)
     for path, function in recording.functions.items():
         tree.add_module(path, function)
+    called = sorted(targets(graphs.values(), "call_module"))
+    hooked = tuple(path for path in called if has_hooks(tree.get_submodule(path)))
+    _take_off_hooks(tree, hooked)  # the graphs have what they compute around each call
     attributes = targets(graphs.values(), "get_attr")
     for path, constant in recording.constants.items():
         if path in attributes:
@@ -115,7 +122,23 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
         part.training = modes.get(path, modes.get(path.rpartition(".")[0], model.training))
     tried = tuple(OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
     left = tuple(dict.fromkeys(path for record in records.values() for path in record.left))
-    return Captured(tree, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording, left=left)
+    return Captured(
+        tree, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording, left=left, hooked=hooked
+    )
+
+
+def as_called(model: nn.Module, captured: Captured) -> nn.Module:
+    """A model that was captured, with its layers as the graphs call them: without the hooks that run around them."""
+    if not captured.hooked:
+        return model
+    twin = twin_of(model, share=True)
+    _take_off_hooks(twin, captured.hooked)
+    return twin
+
+
+def _take_off_hooks(model: nn.Module, paths: Iterable[str]) -> None:
+    for path in paths:
+        vars(model.get_submodule(path)).update({name: OrderedDict() for name in AROUND_FORWARD})
 
 
 def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Iterator[Settled]:

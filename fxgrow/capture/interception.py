@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.fx import _symbolic_trace
 from torch.utils._pytree import tree_leaves
 
+from fxgrow import guards
 from fxgrow.capture import contexts
 from fxgrow.capture.entrywise import is_entry_by_entry
 from fxgrow.capture.methods import modules_called
@@ -31,6 +33,32 @@ if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
 
 Function = Callable[..., Any]
+
+HOOKED_WHOLE: ContextVar[bool] = ContextVar("layers with hooks are one node", default=True)
+"""Whether a layer that hooks run around is one node. For plans of older versions it is spelled out."""
+
+
+def whole(recorder: Recorder, module: Any, path: str, plainly: Function, args: Any, kwargs: Any) -> Any:
+    """The call of a layer as one node; where the layer multiplies its input, that is another."""
+    if (kind := registry.kind_of(module)) is not type(module):
+        args, plainly = (guards.multiplied(args[0], module.factor), *args[1:]), kind.forward
+    return recorder.leaf(module, path, plainly, args, kwargs)
+
+
+def between_hooks(recorder: Recorder, module: Any, path: str, plainly: Function, args: Any, kwargs: Any) -> Any:
+    """The same for a layer that hooks run around: what they do is recorded before and behind the node."""
+    forward = type(module).forward
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if recorder.has_its_own(module):
+            return whole(recorder, module, path, forward, args, kwargs)
+        return forward(module, *args, **kwargs)  # a hook has given it other tensors
+
+    vars(module)["forward"] = called
+    try:
+        return plainly(module, *args, **kwargs)
+    finally:
+        del vars(module)["forward"]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from fxgrow.modules.libraries import home_of
 from fxgrow.modules.replacing import replaced
 from fxgrow.modules.switching import switches_itself
 from fxgrow.modules.tensors import COMPILED, CONSTANT, dotted
-from fxgrow.opaque import ByMode, NotScripted
+from fxgrow.opaque import AROUND_FORWARD, ByMode, NotScripted
 
 
 class GrownGraphModule(fx.GraphModule):
@@ -140,11 +140,7 @@ def _by_mode_of(forward: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
-    "_is_full_backward_hook",
-)
+HOOKS = (*AROUND_FORWARD, "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook")
 """Where a module keeps what runs around its forward and backward."""
 
 _TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")

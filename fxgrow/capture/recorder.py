@@ -18,12 +18,11 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from fxgrow import guards
 from fxgrow.capture import call_guards, contexts, gradients, numbers, operators
 from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, minds_samples, told
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
-from fxgrow.capture.interception import intercepted
+from fxgrow.capture.interception import HOOKED_WHOLE, between_hooks, intercepted, whole
 from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import modules_called, noting
 from fxgrow.capture.numbers import Float, Int, plain
@@ -33,7 +32,7 @@ from fxgrow.capture.supposed import SUPPOSITIONS
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.modules.containers import each_of_kind, each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.modules.replacing import replaced
-from fxgrow.opaque import CustomFunction, hooked
+from fxgrow.opaque import CustomFunction, has_hooks, hooked
 from fxgrow.rules import registry
 from fxgrow.rules.calls import draws
 
@@ -379,12 +378,11 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def _called(self, module: Any, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         plain_kind = getattr(type(module), "plain_kind", None)
-        if plain_kind is not None and registry.has_rule(plain_kind):  # a layer that multiplies its input
-            args = (guards.multiplied(args[0], module.factor), *args[1:])
-            return self.leaf(module, path, plain_kind.forward, args, kwargs)
+        multiplies = plain_kind is not None and registry.has_rule(plain_kind)
         handed_on = type(module) is nn.Identity and bool(args) and not isinstance(args[0], Tensor)  # a list
-        if self._is_leaf(module) and not handed_on:
-            return self.leaf(module, path, plainly, args, kwargs)
+        if multiplies or (self._is_leaf(module) and not handed_on):
+            call = between_hooks if has_hooks(module) else whole
+            return call(self, module, path, plainly, args, kwargs)
         if (expansion := EXPANSIONS.get(type(module))) is not None and not hooked(module):
             return _expanded(module, expansion, args, kwargs)
         self.switch_again(module)
@@ -405,7 +403,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return not any(of_users)  # these are run from inside
         if isinstance(module, CustomFunction):
             return True
-        if is_parametrized(module) or type(module) in EXPANSIONS or hooked(module):
+        if is_parametrized(module) or type(module) in EXPANSIONS or "forward" in vars(module):
+            return False
+        if has_hooks(module) and not HOOKED_WHOLE.get():
             return False
         return registry.has_rule(type(module))
 

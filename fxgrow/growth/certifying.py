@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.capture import Captured, GrownGraphModule, copies, recapture, skeleton, spelled_out
+from fxgrow.capture import Captured, GrownGraphModule, copies, skeleton, spelled_out
+from fxgrow.capture.capturing import as_called
 from fxgrow.capture.contexts import STATEMENTS
-from fxgrow.capture.inputs import recalled, with_channels
+from fxgrow.capture.inputs import with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import FxgrowError
 from fxgrow.growth.fingerprint import changed_since, fingerprint
 from fxgrow.growth.intermediate import Growth, intermediate_model
-from fxgrow.growth.parts import Parts, captured_again
+from fxgrow.growth.parts import Parts
 from fxgrow.growth.record import CLAIM as RECORD
 from fxgrow.growth.record import record
-from fxgrow.growth.replay import as_graph, grown_again
+from fxgrow.growth.replay import as_graph, captured_before, grown_again
 from fxgrow.history import History, drawn_by, history_of, known_history
 from fxgrow.modules.devices import own_defaults
 from fxgrow.modules.shards import Gathered, mesh_of, told_apart
@@ -85,10 +86,8 @@ def _certified(grown: nn.Module, original: nn.Module | None) -> Certificate:
     if any(step.settled for step in history.steps[since:]):
         detail = "fxgrow.settle changed it: new units count in norms that were taken over old ones"
         return Certificate.of(CLAIM, [Certificate("no norm was settled", "record", (), Verdict.UNKNOWN, detail)])
-    growths = [
-        Growth(step.plan, drawn_by(step.seed, stage), step.folded)
-        for stage, step in enumerate(history.steps[since:], since + 1)
-    ]
+    steps = enumerate(history.steps[since:], since + 1)
+    growths = [Growth(step.plan, drawn_by(step.seed, stage), step.folded) for stage, step in steps]
     links = _links(growths)
     if any(growth.plan.init == GRADMAX for link in links[:-1] for growth in link):
         detail = "a model in between had units that were chosen by a loss; certify each growth beside what it grew from"
@@ -165,7 +164,7 @@ def certificate_of(
     if mesh is not None:
         return _certificate_of_divided(original, grown, growths, mesh)
     plan = growths[0].plan
-    captured = before if before is not None else _captured_before(original, plan)
+    captured = before if before is not None else captured_before(original, plan)
     if not plan.parts:
         try:
             if graph is None:
@@ -222,18 +221,12 @@ def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequ
     for growth in (growths[0], *(replace(growths[0], plan=course) for course in plan.courses)):
         try:
             first, last = (called_by(model, *growth.plan.way) for model in bare)
-            captured = _captured_before(first, growth.plan)[""]
+            captured = captured_before(first, growth.plan)[""]
             graph = as_graph(last, first, growth.plan, growth.folded, captured)
         except FxgrowError as error:
             return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
         children.extend(Comparison(captured, first, [growth, *growths[1:]], values).certificate(graph).children)
     return Certificate.of(CLAIM, children)
-
-
-def _captured_before(original: nn.Module, plan: Plan) -> Mapping[str, Captured]:
-    if plan.parts:
-        return captured_again(original, plan).captured
-    return {"": recapture(original, recalled(plan.inputs))}
 
 
 @dataclass(frozen=True)
@@ -270,6 +263,7 @@ class Comparison:
         self.values = values
         self.original = original
         self.plans = [growth.plan for growth in growths]
+        original = as_called(original, captured)
         self.old = Model(captured.graphs, original, captured.model, named_tensors(original), statements=STATEMENTS)
         if values is not None:
             self.old = _Divided(**vars(self.old), values=values[0])

@@ -26,7 +26,7 @@ from fxgrow.growth.intermediate import Growth
 from fxgrow.growth.parts import Parts, verify_parts, widen_parts
 from fxgrow.growth.placing import Courses, grown_in_class
 from fxgrow.growth.record import left_out
-from fxgrow.growth.replay import prepared
+from fxgrow.growth.replay import hooks_as_for, prepared
 from fxgrow.growth.wish import Width, Wish, check_how, check_loss, grows, nothing_grows
 from fxgrow.history import Step, Verification, before_growth, drawn_by, known_history, learn
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
@@ -197,7 +197,7 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: 
     form = "auto" if planned.parts else planned.form
 
     parts = dict(planned.parts)
-    with own_defaults():
+    with own_defaults(), hooks_as_for(planned):
         captured, replan = prepared(model, planned), _planned_already(model, planned)
         return apply_plan(
             *(model, captured, planned, seed, verify, None, form, replan),

@@ -86,6 +86,7 @@ class Parts:
             ),
             inputs=described(self.inputs),
             tier=_TIER,
+            hooked_whole=True,
             depth=joined([plan.depth for plan in moved if plan.depth is not None]),
             parameterization=parameterization,
             rescalings=tuple(rescaling for plan in moved for rescaling in plan.rescalings),

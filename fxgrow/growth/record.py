@@ -65,7 +65,8 @@ def left_out(captured: Captured) -> Iterator[Settled]:
 
 
 def _parts(captured: Captured) -> Iterator[Settled]:
-    return parts_left_out(captured.model, captured.graphs.values())
+    yield from parts_left_out(captured.model, captured.graphs.values())
+    yield from (Settled("hooks (forward)", path) for path in captured.hooked)
 
 
 def _of_other_calls(plan: Plan) -> Iterator[str]:

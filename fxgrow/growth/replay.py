@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
 
-from fxgrow.capture import Captured, GrownGraphModule, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, recapture, skeleton
 from fxgrow.capture.alignment import parting
-from fxgrow.capture.inputs import inputs_after
+from fxgrow.capture.inputs import inputs_after, recalled
+from fxgrow.capture.interception import HOOKED_WHOLE
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.growth.parts import Parts, captured_again, widen_parts
 from fxgrow.growth.placing import grown_in_class, without_guards
 from fxgrow.guarded_norms import by_graph
 from fxgrow.modules.tensors import named_tensors, place, tensors_named
+from fxgrow.opaque import without_hooks
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.edited import Edited, Multiplied
 from fxgrow.own.folding import fold_module
@@ -25,6 +29,16 @@ from fxgrow.transforms.passes import deepened
 from fxgrow.transforms.width import widened
 
 _REMEDY = "apply a plan to the model it was made for, or to one built alike"
+
+
+@contextmanager
+def hooks_as_for(plan: Plan) -> Iterator[None]:
+    """Let layers that hooks run around be recorded as they were for a plan."""
+    before = HOOKED_WHOLE.set(plan.hooked_whole)
+    try:
+        yield
+    finally:
+        HOOKED_WHOLE.reset(before)
 
 
 def grown_again(
@@ -42,6 +56,13 @@ def grown_again(
     ------
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
+    with hooks_as_for(plan):
+        return _grown_again(model, plan, source, seed, folded, captured)
+
+
+def _grown_again(
+    model: nn.Module, plan: Plan, source: nn.Module, seed: str, folded: bool, captured: Captured | Parts | None
+) -> nn.Module:
     if captured is None:
         by_size = any(not course.calls for course in plan.courses)  # its graph refuses inputs of another size
         as_planned = by_size or plan.parts or plan.form != "module"
@@ -72,12 +93,21 @@ def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
     ------
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
-    if plan.parts:
+    with hooks_as_for(plan):
+        if not plan.parts:
+            return deepened(model, plan)
         parts = captured_again(model, plan)
-        for path, part in plan.parts:
-            deepened(model.get_submodule(path), part, parts.captured[path])
-        return parts
-    return deepened(model, plan)
+    for path, part in plan.parts:
+        deepened(model.get_submodule(path), part, parts.captured[path])
+    return parts
+
+
+def captured_before(original: nn.Module, plan: Plan) -> Mapping[str, Captured]:
+    """A model captured as it was when a plan was made for it: by the path of each part, or "" for all of it."""
+    with hooks_as_for(plan):
+        if plan.parts:
+            return captured_again(original, plan).captured
+        return {"": recapture(original, recalled(plan.inputs))}
 
 
 def as_graph(
@@ -104,10 +134,11 @@ def as_graph(
     for path in targets(graph.graphs().values(), "call_module") & parts.keys():
         owner, _, name = path.rpartition(".")
         if not by_graph(graph.get_submodule(path)) and not isinstance(parts[path], (Edited, Multiplied)):
-            graph.get_submodule(owner)._modules[name] = parts[path]
+            graph.get_submodule(owner)._modules[name] = without_hooks(parts[path])
         else:
             graph.get_submodule(path).train(parts[path].training)
-    different = parting(grown, graph, inputs_after(plan))
+    with hooks_as_for(plan):
+        different = parting(grown, graph, inputs_after(plan))
     if different is not None:
         raise CaptureError(
             f"the module computes something else than its graph: {different}", remedy="certify it as it was grown"

@@ -73,6 +73,7 @@ class Entries:
             totals=self._totals(),
             inputs=described(captured.inputs),
             tier=captured.tier,
+            hooked_whole=True,
         )
 
     @cached_property

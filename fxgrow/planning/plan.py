@@ -218,6 +218,7 @@ class Plan(Shown):
     like: for growth toward a target, how the grown model differs from the target.
     classes, channels: where more of them were asked for, how many there were and are.
     configs: for a model that its class builds from a config, how the config grows.
+    hooked_whole: whether layers that hooks run around are one node each in its graphs, as in all plans but old ones.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -255,6 +256,7 @@ class Plan(Shown):
     classes: Classes | None = None
     channels: Channels | None = None
     configs: tuple[ConfigGrowth, ...] = ()
+    hooked_whole: bool = False
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""

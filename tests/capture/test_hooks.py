@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import pickle
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import UntraceableError
+from fxgrow.growth.replay import hooks_as_for
 from fxgrow.proof.certificate import Verdict
 
 X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -97,6 +101,113 @@ def test_a_hook_that_asks_for_values_is_the_reason() -> None:
     model = nn.Sequential(nn.Linear(8, 12), Block(), Block(), nn.Linear(12, 2)).double()
     model[1].register_forward_hook(functools.partial(logging))
     assert "in the hook logging (at 1)" in str(fxgrow.plan(model, width=2, example_inputs=X).obstacle)
+
+
+class Leaves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv1d(1, 6, 1), nn.LayerNorm(8)
+        self.blocks = nn.Sequential(*(Residual() for _ in range(3)))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.norm(self.stem(x[:, None]))).mean(-1))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Conv1d(6, 8, 1), nn.BatchNorm1d(8), nn.Conv1d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.leave(self.norm(self.enter(x)).relu())  # type: ignore[no-any-return]
+
+
+def leaves(hook: Any = None) -> nn.Module:
+    torch.manual_seed(0)
+    model = Leaves().double().eval()
+    for path in ("stem", "norm", "blocks.1.enter", "blocks.1.norm", "head") if hook is not None else ():
+        model.get_submodule(path).register_forward_hook(hook)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*leaves out hooks")
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_a_plan_is_the_same_whether_layers_have_hooks_or_not(form: str, tmp_path: Path) -> None:
+    seen: list[str] = []
+    watched, plain = leaves(functools.partial(looking, seen)), leaves()
+    amounts: Any = {"width": {"blocks.*.enter": 1.5}, "depth": {"blocks": 5}, "example_inputs": X, "form": form}
+    of_watched, of_plain = (fxgrow.plan(model, **amounts) for model in (watched, plain))
+    assert (of_watched.nodes, of_watched.depth) == (of_plain.nodes, of_plain.depth)
+    assert torch.equal(of_watched.apply(plain)(X), of_plain.apply(watched)(X))
+    grown = fxgrow.grow(watched, **amounts)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", plain)(X), grown(X))
+
+
+def test_hooks_that_layers_get_after_growth_leave_the_proof_as_it_is() -> None:
+    model = leaves()
+    grown = fxgrow.grow(model, width=1.5, depth={"blocks": 4}, example_inputs=X)
+    handle = grown.get_submodule("blocks.1.enter").register_forward_hook(lambda *_: None)
+    grown.get_submodule("blocks.1.norm").register_forward_pre_hook(lambda *_: None)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    handle.remove()
+    grown.get_submodule("blocks.1.enter").register_forward_hook(lambda part, inputs, output: output * 2)
+    assert fxgrow.certify(grown, model).verdict is Verdict.UNKNOWN
+
+
+def scaling(part: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output * 1.5 + 1
+
+
+def shifting(part: nn.Module, args: Any, kwargs: Any) -> Any:
+    return tuple(arg - 0.5 for arg in args), kwargs
+
+
+@pytest.mark.filterwarnings("ignore:.*leaves out hooks")
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_what_hooks_of_layers_compute_is_kept(form: str) -> None:
+    model = leaves(scaling)
+    model.get_submodule("blocks.2.leave").register_forward_pre_hook(shifting, with_kwargs=True)
+    grown = model
+    for amounts in ({"width": 1.5}, {"depth": {"blocks": 4}}, {"width": {"blocks.*.enter": 1.5}}):
+        grown = fxgrow.grow(grown, **amounts, example_inputs=X, form=form)  # type: ignore[arg-type]
+        assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12)
+        assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert not torch.allclose(grown(X), leaves()(X))
+
+
+def exchanging(part: Any, inputs: Any) -> None:
+    part.weight = part.raw * 2
+
+
+def test_a_hook_may_give_a_layer_other_weights() -> None:
+    model = leaves()
+    layer: Any = model.get_submodule("blocks.1.enter")
+    weight = layer.weight
+    del layer.weight
+    layer.raw, layer.weight = weight, weight.detach() * 2
+    layer.register_forward_pre_hook(exchanging)
+    grown: Any = fxgrow.grow(model, width={"blocks.0.enter": 1.5}, example_inputs=X)
+    assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12)
+    grown.blocks[1].enter.raw.data *= 3
+    weight.data *= 3
+    assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*leaves out hooks")
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_plans_of_older_versions_have_layers_with_hooks_spelled_out(form: str) -> None:
+    model = leaves(scaling)
+    amounts: Any = {"width": 1.5, "depth": {"blocks": 4}, "example_inputs": X}
+    with hooks_as_for(replace(fxgrow.plan(model, width=2, example_inputs=X), hooked_whole=False)):
+        planned = fxgrow.plan(model, **amounts, form=form)
+    older = json.loads(planned.to_json())
+    assert "conv1d" in str(older["depth"]) and older.pop("hooked_whole")
+    grown = fxgrow.Plan.from_json(json.dumps(older)).apply(model)
+    assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
 
 
 class Windows(nn.Module):
