@@ -74,14 +74,18 @@ def compare(before: Path, after: Path) -> int:
 
 
 def sizes(before: Path, after: Path) -> int:
-    """Which models get fewer parameters by the second plan than by the first."""
-    plans = [(path, json.loads(path.read_text())) for path in sorted(before.glob("*.json"))]
-    grown = {path.name: plan["totals"]["parameters_after"] for path, plan in plans if "totals" in plan}
-    now = {name: json.loads((after / name).read_text()).get("totals", {}).get("parameters_after", 0) for name in grown}
-    smaller = [name for name in grown if now[name] < grown[name]]
+    """Which models get fewer parameters by the second plan than by the first, of those that have both."""
+
+    def grown(folder: Path) -> dict[str, int]:
+        plans = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+        return {name: plan["totals"]["parameters_after"] for name, plan in plans.items() if "totals" in plan}
+
+    then, now = grown(before), grown(after)
+    common = [name for name in then if (after / f"{name}.json").exists()]
+    smaller = [name for name in common if now.get(name, 0) < then[name]]
     for name in smaller:
-        print(f"{name.removesuffix('.json')}: {grown[name]:,} and {now[name]:,}")
-    print(f"of {len(grown)} models, smaller: {len(smaller)}, larger: {sum(now[name] > grown[name] for name in grown)}")
+        print(f"{name}: {then[name]:,} and {now.get(name, 0):,}")
+    print(f"of {len(common)} models, smaller: {len(smaller)}, larger: {sum(now.get(n, 0) > then[n] for n in common)}")
     return 1 if smaller else 0
 
 
