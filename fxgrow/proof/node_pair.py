@@ -403,6 +403,10 @@ def numbers_in(item: Any) -> Iterator[Both]:
     return of_kind(item, Both)
 
 
+_OF_HOOKS = ("_forward_", "_backward_", "_is_full_backward_", "_state_dict_", "_load_state_")
+"""How the names begin of what modules keep of their hooks."""
+
+
 def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -> str | None:
     """The first attribute in which two modules differ, as a sentence; parameters and buffers are not looked at."""
     before_kind, after_kind = kind_of(old), kind_of(new)
@@ -415,7 +419,7 @@ def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -
         if name in OF_TREE or name in besides:
             continue
         before, after = old.__dict__.get(name, ABSENT), new.__dict__.get(name, ABSENT)
-        if name.endswith("_hooks") or name.startswith(("_forward_", "_backward_", "_state_dict_", "_load_state_")):
+        if name.endswith("_hooks") or name.startswith(_OF_HOOKS):
             if (
                 (before or after)
                 and not _equal_attribute(list(_values(before)), list(_values(after)))

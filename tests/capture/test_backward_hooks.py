@@ -60,3 +60,14 @@ def test_a_graph_keeps_those_of_layers_and_of_the_whole(register: str) -> None:
 def test_a_graph_without_the_block_refuses_its_hooks(register: str) -> None:
     with pytest.raises(PlanError, match=r"cannot keep a hook on the backward pass \(at 1\)"):
         fxgrow.grow(watched("1", register, []), 2, example_inputs=X, form="graph")
+
+
+@pytest.mark.parametrize("register", REGISTER)
+def test_those_that_layers_get_after_growth_leave_the_proof_as_it_is(register: str) -> None:
+    torch.manual_seed(0)
+    plain, hooked = watched("", register, []), watched("1.inner", register, [])
+    hooked.load_state_dict(plain.state_dict())
+    for model, other in ((plain, hooked), (hooked, plain)):
+        grown = fxgrow.grow(model, 2, example_inputs=X)
+        getattr(grown.get_submodule("1.outer"), register)(lambda module, *gradients: None)
+        assert fxgrow.certify(grown, other).verdict is Verdict.PROVED
