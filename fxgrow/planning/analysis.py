@@ -14,9 +14,17 @@ from fxgrow.modules.containers import has_fractions, of_kind
 from fxgrow.modules.tensors import CONSTANT, named_tensors, plain_tensor
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, constants, tensors
-from fxgrow.rules.registry import law_of_call
+from fxgrow.rules.registry import law_of_call, why_unknown
 
 _UNKNOWN = Law()
+
+
+class _Unknown(Law):
+    """The law of what there is none of, and why."""
+
+    def __init__(self, why: str) -> None:
+        self.why_held = why
+
 
 OUTPUT = "it is an output of the model"
 STATE = "it is an output that the model takes back at its next call"
@@ -153,7 +161,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
         return None
     module = module_of(analysis.model, node)
     law = law_of_call(node, module)
-    op = Op(node, law or _UNKNOWN, unifier, module, analysis.trees.__getitem__, parameter)
+    op = Op(node, law or _Unknown(why_unknown(module)), unifier, module, analysis.trees.__getitem__, parameter)
     unifier.reason = Reason(op.name, op.place)
     for reason in node.meta.get(HELD, ())[:1]:
         for tensor in (*op.operands(), *(op.module_parameters() if len(node.meta[HELD]) > 1 else ())):

@@ -35,7 +35,7 @@ from fxgrow.proof.structures import all_unchanged, described, picks
 from fxgrow.proof.values import precision
 from fxgrow.rules.calls import BROKEN, writes
 from fxgrow.rules.intervals import is_rectifier
-from fxgrow.rules.registry import kind_of, law_of_call
+from fxgrow.rules.registry import kind_of, law_of_call, why_unknown
 from fxgrow.rules.stretching import NewTensors
 
 _BROKEN = (*BROKEN, ZeroDivisionError, AssertionError)
@@ -373,7 +373,7 @@ class Walk(Storage):
                     raise
                 use.conditions.clear()
         if law is None:
-            raise Unproved(f"{use.name} has no rule, and something that it is given has grown")
+            raise Unproved(f"{use.name} {why_unknown(use.new_module)}, and something that it is given has grown")
         modules = [module for module in (use.old_module, use.new_module) if module is not None]
         if len({kind_of(module) for module in modules}) > 1:
             use.same_module()

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.errors import RuleError
 from fxgrow.modules.libraries import home_of
-from fxgrow.opaque import CustomFunction, hooked
+from fxgrow.opaque import CustomFunction, hooked, without_hooks
 
 if TYPE_CHECKING:
     from fxgrow.rules.law import Law
@@ -85,6 +85,12 @@ def law_of_module(module: nn.Module) -> Law | None:
             same = all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
             return _modules[base].of(module) if same and not hooked(module) else None
     return None
+
+
+def why_unknown(module: nn.Module | None) -> str:
+    """Why there is no law of what a node calls, behind its name; module: where it calls one."""
+    has_row = module is not None and law_of_module(without_hooks(module)) is not None
+    return "runs with hooks that its graph does not see" if has_row else "has no rule"
 
 
 def law_of_function(function: Any) -> Law | None:

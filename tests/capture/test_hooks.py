@@ -227,3 +227,12 @@ def test_hooks_that_keep_features_do_not_hide_that_calls_are_alike() -> None:
     model.enter.register_forward_hook(lambda part, inputs, output: kept.append(output))
     grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(2, 4, 4, 3, dtype=torch.float64))
     assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+
+
+def test_a_layer_of_a_graph_that_gets_a_hook_stays_and_says_so() -> None:
+    grown = fxgrow.grow(leaves(), width=2, example_inputs=X, form="graph")
+    grown.get_submodule("blocks.1.enter").register_forward_hook(scaling)
+    why = "Conv1d runs with hooks that its graph does not see"
+    assert why in str(fxgrow.certify(grown, leaves()))
+    plan = fxgrow.plan(grown, width=1.5, example_inputs=X)
+    assert any(held.reason.startswith(why) for held in plan.held)
