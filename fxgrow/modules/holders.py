@@ -48,7 +48,7 @@ def held_by(value: Any, package: str = "") -> Mapping[Any, Any] | None:
 def compared_by(value: Any) -> Mapping[Any, Any] | None:
     """What tells an object from others of its class: as `held_by`, and the attributes of one that has no other way.
 
-    >>> compared_by(object()), compared_by(contextlib.nullcontext(1)), compared_by(1)
+    >>> compared_by(object()), compared_by(__import__("contextlib").nullcontext(1)), compared_by(1)
     (None, {'enter_result': 1}, None)
     """
     held = held_by(value)
