@@ -229,7 +229,7 @@ def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parame
                 remedy="build the target for inputs of the same shapes, or pass in_chans= if it reads more channels",
             ) from error
         ways = distances(analysis, analyse(aim.model, aim.graphs), ("model", "target"))
-        sizes = sizes_between(ends, ways)
+        sizes = sizes_between(ends, [way for way in ways if way.leaf not in analysis.unread])  # these follow later
         return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis, ends)
 
     if not further:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ from fxgrow.growth.fingerprint import fingerprint
 from fxgrow.growth.gradmax import Loss, choose_units
 from fxgrow.growth.intermediate import Growth
 from fxgrow.growth.parts import Parts, verify_parts, widen_parts
-from fxgrow.growth.placing import Courses, grown_in_class
+from fxgrow.growth.placing import Courses, grown_in_class, read_elsewhere
 from fxgrow.growth.record import left_out
 from fxgrow.growth.replay import hooks_as_for, prepared
 from fxgrow.growth.wish import Width, Wish, check_how, check_loss, grows, nothing_grows
@@ -41,6 +42,7 @@ from fxgrow.own.courses import Replan, courses
 from fxgrow.own.refusing import with_refusals
 from fxgrow.own.sites import Site
 from fxgrow.own.target import put_into
+from fxgrow.own.unread import follow_unread
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.code_between_parts import CLAIM as BETWEEN
@@ -361,11 +363,13 @@ def _placed(
     if isinstance(own, nn.Module):
         planned = replace(planned, form="module", obstacle=None)
         after = with_channels(captured.inputs, planned.channels)
+        elsewhere = partial(read_elsewhere, model, planned)
         if like is not None:
+            planned, _ = follow_unread(own, graph, like, planned, seed, elsewhere)
             own, likeness = put_into(like, own, graph, after)
             planned = replace(planned, like=likeness)
         else:
-            planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
+            planned = follow_configs(model, own, graph, after, planned, seed, elsewhere)
         with_refusals(own, planned.refusals)
         return own, planned, graph
     if form == "module" or like is not None:

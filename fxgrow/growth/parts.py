@@ -8,7 +8,7 @@ class, because the rest of the model may call its other methods.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
@@ -21,7 +21,7 @@ from fxgrow.capture import Captured, GrownGraphModule, capture, example_inputs_f
 from fxgrow.capture.inputs import Inputs, described, inputs_after, recalled
 from fxgrow.errors import CaptureError, as_error, first_line
 from fxgrow.growth.around_parts import Passage, Reach, passage
-from fxgrow.growth.placing import Courses, grown_in_class
+from fxgrow.growth.placing import Courses, grown_in_class, read_elsewhere
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import dtype_of, random_inputs, verify
 from fxgrow.modules.containers import each_tensor, in_dtype, of_kind
@@ -29,8 +29,9 @@ from fxgrow.modules.devices import device_of, random_state_kept
 from fxgrow.modules.references import counterparts, exchange, place_all
 from fxgrow.modules.shared_state import SharedState
 from fxgrow.modules.switching import in_mode
-from fxgrow.modules.tensors import as_registered, dotted, each_once, named_tensors, parameter_count, place
+from fxgrow.modules.tensors import as_registered, dotted, each_once, named_tensors, parameter_count, place, within
 from fxgrow.own.configs import follow_configs
+from fxgrow.own.courses import still_held
 from fxgrow.own.refusing import with_refusals
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.deepening import Deepening, joined, renamed
@@ -319,7 +320,9 @@ def widen_parts(
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
         if isinstance(own, nn.Module):
-            part = replace(part, configs=follow_configs(original, own, graph, inputs_after(part), part.depth))
+            elsewhere = partial(_read_elsewhere, path, original, part, parts.shared)
+            seeded = drawn_in_part(seed, path)
+            part = follow_configs(original, own, graph, inputs_after(part), part, seeded, elsewhere)
             with_refusals(own, part.refusals)
         result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]
         obstacle = own if isinstance(own, Obstacle) else None
@@ -331,7 +334,29 @@ def widen_parts(
     for module in list(result.modules()):
         module._modules.update({name: others_now.get(id(held), held) for name, held in module._modules.items()})
     exchange(result.modules(), others_now)
-    return result, replace(plan, parts=tuple(forms))
+    return result, _with_more(plan, forms)
+
+
+def _read_elsewhere(path: str, original: nn.Module, part: Plan, shared: Collection[str]) -> set[str]:
+    """What is read of a part on other courses of its forward, and what others hold."""
+    return read_elsewhere(original, part) | {name.removeprefix(f"{path}.") for name in shared if within(name, path)}
+
+
+def _with_more(plan: Plan, parts: Sequence[tuple[str, Plan]]) -> Plan:
+    """The plan of the whole with what the plans of its parts have gained: what only other calls read, or nothing."""
+    known, names = {growth.name for growth in plan.tensors}, {group.name for group in plan.groups}
+    moved = [_under(path, part) for path, part in parts]
+    tensors = [growth for part in moved for growth in part.tensors if growth.name not in known]
+    more = sum(part.totals.parameters_after for _, part in parts)
+    more -= sum(part.totals.parameters_after for _, part in plan.parts)
+    return replace(
+        plan,
+        groups=(*plan.groups, *(group for part in moved for group in part.groups if group.name not in names)),
+        held=still_held(plan.held, tensors),
+        tensors=(*plan.tensors, *tensors),
+        totals=replace(plan.totals, parameters_after=plan.totals.parameters_after + more),
+        parts=tuple(parts),
+    )
 
 
 def _now_there(before: nn.Module, grown: nn.Module, depth: Deepening | None) -> dict[int, Any]:

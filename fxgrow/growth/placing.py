@@ -12,6 +12,7 @@ from fxgrow.capture.inputs import fitted, recalled
 from fxgrow.capture.own_methods import called_by
 from fxgrow.own import own_class, sites
 from fxgrow.own.sites import Site
+from fxgrow.own.unread import read_by
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.passes import deepened
 
@@ -59,6 +60,12 @@ def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan
     for course in plan.courses:
         if course.calls:
             yield without_guards(called_by(model, *course.way), course), course
+
+
+def read_elsewhere(model: nn.Module, plan: Plan) -> set[str]:
+    """The tensors and layers that the courses of a plan read, those for inputs of other sizes among them."""
+    captured = (without_guards(called_by(model, *course.way), course) for course in plan.courses)
+    return set[str]().union(*(read_by(other.model, other.graphs.values()) for other in captured))
 
 
 def without_guards(model: nn.Module, plan: Plan) -> Captured:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from fxgrow.capture.inputs import inputs_after, recalled
 from fxgrow.capture.interception import HOOKED_WHOLE
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.growth.parts import Parts, captured_again, widen_parts
-from fxgrow.growth.placing import grown_in_class, without_guards
+from fxgrow.growth.placing import grown_in_class, read_elsewhere, without_guards
 from fxgrow.guarded_norms import by_graph
 from fxgrow.modules.tensors import named_tensors, place, tensors_named
 from fxgrow.opaque import without_hooks
@@ -79,7 +80,7 @@ def _grown_again(
         own, _, grown = grown_in_class(model, source, structure, plan, widen)
         if isinstance(own, Obstacle):
             raise PlanError(own.what, where=own.where, remedy=_REMEDY)
-        follow_configs(source, own, grown, inputs_after(plan), plan.depth)
+        follow_configs(source, own, grown, inputs_after(plan), plan, seed, partial(read_elsewhere, model, plan))
         with_refusals(own, plan.refusals)
         return fold_module(own) if folded else own
     grown, _ = widen(plan)

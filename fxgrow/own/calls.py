@@ -33,6 +33,7 @@ from fxgrow.own.module import own_class
 from fxgrow.own.other_calls import Call, Place, adds_up, bare, both, of_flag, other_calls, quietly, several_items
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.own.telling import telling_calls
+from fxgrow.own.unread import read_by
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.plan import Obstacle, Plan, Refusal
 from fxgrow.transforms.width import widened
@@ -97,7 +98,7 @@ class _OtherCalls:
         self._idle: list[Call] = []
         self._known = [course.calls for course in plan.courses if course.calls]
         self._refused = {refusal.place: refusal for refusal in plan.refusals}
-        self._read_here = _read(captured)
+        self._read_here = read_by(captured.model, captured.graphs.values())
         self._records: dict[tuple[str, str, str], Record] = {}
 
     def _as_captured(self, argument: str, mode: str, beside: Call | None = None) -> Record:
@@ -393,7 +394,7 @@ def _problem(plan: Plan, read_here: set[str], other: Captured, course: Plan) -> 
     addable = {growth.name for growth in course.tensors} | {f"{e.module}.{e.attribute}" for e in course.attributes}
     addable |= {f"{rescaling.name} rescaled" for rescaling in course.rescalings if rescaling.name not in tensors}
     read_out = {readout.weight for growth in (plan, course) for readout in growth.readouts}
-    read_there = _read(other)
+    read_there = read_by(other.model, other.graphs.values())
     for moved in {*(plan.depth.renamed if plan.depth else ())} - {*(course.depth.renamed if course.depth else ())}:
         if not read_there.isdisjoint((moved[1], moved[1].rpartition(".")[0])):
             return f"{moved[1]} would be {moved[0]}, of another block"
@@ -425,13 +426,3 @@ def _hold_read(other: Captured, read_here: set[str], plan: Plan) -> None:
             same = [axis for axis, (size, new) in enumerate(zip(tensor.shape, sizes, strict=True)) if new == size]
             if same or name not in grown:
                 hold(tensor, "it stays where the forward takes its other course", same)
-
-
-def _read(captured: Captured) -> set[str]:
-    """The tensors and layers that graphs read; tied tensors by each of their names."""
-    nodes = (node for graph in captured.graphs.values() for node in graph.nodes)
-    read = {str(node.target) for node in nodes if node.op in ("get_attr", "call_module")}
-    for name, names in tied_names(captured.model).items():
-        if name in read or name.rpartition(".")[0] in read:
-            read.update(names)
-    return read

@@ -6,6 +6,7 @@ A model is built from the new config, without data, and the grown copy is compar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -15,26 +16,40 @@ from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.numbers import attributes_in
 from fxgrow.errors import PlanError, first_line
-from fxgrow.modules.tensors import named_tensors
+from fxgrow.modules.tensors import dotted, named_tensors
 from fxgrow.own.edited import plain_kind
 from fxgrow.own.entries import Search, changed_entries, configs_in, numbers_of
 from fxgrow.own.following import origins_of
 from fxgrow.own.target import is_plain, put_into
-from fxgrow.planning.deepening import Deepening
+from fxgrow.own.unread import Read, follow_unread
 from fxgrow.planning.likeness import ConfigGrowth, Likeness
+from fxgrow.planning.plan import Plan
 
 
 def follow_configs(
-    source: nn.Module, own: nn.Module, grown: GrownGraphModule, inputs: Inputs, depth: Deepening | None
-) -> tuple[ConfigGrowth, ...]:
-    """Let the configs of a grown copy follow, and what its class sets from them; says what became of each.
+    source: nn.Module,
+    own: nn.Module,
+    grown: GrownGraphModule,
+    inputs: Inputs,
+    plan: Plan,
+    seed: str,
+    elsewhere: Read,
+) -> Plan:
+    """Let the configs of a grown copy follow, what its class sets from them, and what no forward reads.
+
+    The plan comes back with what became of each.
 
     Parameters
     ----------
     grown: the graph that was proved. A copy that would compute something else with another config keeps the one it has.
+    seed: of new entries.
     """
-    origins = origins_of(dict(source.named_modules()), depth)
-    return tuple(_follow(source, own, path, origins, grown, inputs) for path in _configured(source))
+    origins = origins_of(dict(source.named_modules()), plan.depth)
+    configs = []
+    for path in _configured(source):
+        config, plan = _follow(source, own, path, origins, grown, inputs, plan, seed, elsewhere)
+        configs.append(config)
+    return replace(plan, configs=tuple(configs))
 
 
 def _configured(model: nn.Module) -> Iterator[str]:
@@ -50,8 +65,16 @@ def _configured(model: nn.Module) -> Iterator[str]:
 
 
 def _follow(
-    source: nn.Module, own: nn.Module, path: str, origins: dict[str, str], grown: GrownGraphModule, inputs: Inputs
-) -> ConfigGrowth:
+    source: nn.Module,
+    own: nn.Module,
+    path: str,
+    origins: dict[str, str],
+    grown: GrownGraphModule,
+    inputs: Inputs,
+    plan: Plan,
+    seed: str,
+    elsewhere: Read,
+) -> tuple[ConfigGrowth, Plan]:
     before, after = source.get_submodule(path), own.get_submodule(path)
     read = _read(after, path, grown)
     try:
@@ -59,22 +82,25 @@ def _follow(
         config = search.config_for(numbers_of(after), after.config)
         built = search.built(config)
     except Exception as error:  # whatever a constructor raises where it does not take a value
-        return ConfigGrowth(path, (), None, f"its class builds nothing like it: {first_line(error)}")
+        return ConfigGrowth(path, (), None, f"its class builds nothing like it: {first_line(error)}"), plan
     target = built if not path else _with_part(own, path, built)
+    followed, undo = follow_unread(own, grown, target, plan, seed, elsewhere)
     like, obstacle = None, ""
     try:
         like = put_into(target, own, grown, inputs, "one built anew")[1]
     except PlanError as error:
-        unread = {f"{path}.{name}".removeprefix(".") for name in named_tensors(after).keys() - read}
+        unread = {dotted(path, name) for name in named_tensors(after).keys() - read}
         where = f"at {error.where}" + (", which the forward does not read" if error.where in unread else "")
         obstacle = "; ".join([f"{error.what} ({where})", *search.conflicts])
     stale = list(_set_from_config(before, after, built, search.original, path, origins, like)) if like else []
     if not _taken_over(own, after, built, stale, grown, inputs):
-        return ConfigGrowth(path, (), None, "with another config its forward takes another course")
+        undo()
+        return ConfigGrowth(path, (), None, "with another config its forward takes another course"), plan
     kept = _beside_files(before, after)
     if like is not None and kept:
         like, obstacle = None, f"{kept[0]} is not in a state_dict, and is not what the class makes"
-    return ConfigGrowth(path, tuple(changed_entries(before.config, config)), like, obstacle)
+    flags = tuple(search.flags.items())
+    return ConfigGrowth(path, tuple(changed_entries(before.config, config)), like, obstacle, flags), followed
 
 
 def _read(after: nn.Module, path: str, grown: GrownGraphModule) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from fxgrow.capture.questions import NEEDING
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.modules.tensors import named_tensors
 from fxgrow.own.call_edits import FORWARD
-from fxgrow.planning.plan import Axis, Obstacle, Plan, TensorGrowth
+from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, TensorGrowth
 from fxgrow.transforms.width import widened
 
 Replan = Callable[[Inputs | Captured], tuple[Captured, Plan]]
@@ -159,8 +159,16 @@ def with_more(plan: Plan, course: Plan) -> Plan:
     return replace(
         plan,
         groups=(*plan.groups, *(replace(group, name=names[group.name]) for group in new)),
+        held=still_held(plan.held, tensors),
         tensors=(*plan.tensors, *(growth.regrouped(lambda group: names.get(group, group)) for growth in tensors)),
         attributes=(*plan.attributes, *edits),
         rescalings=(*plan.rescalings, *rescaled),
         totals=totals,
     )
+
+
+def still_held(held: Iterable[Held], tensors: Iterable[TensorGrowth]) -> tuple[Held, ...]:
+    """What stays without the axes of tensors that grow after all."""
+    grown = {f"{growth.name}[{number}]" for growth in tensors for number, a in enumerate(growth.axes) if any(a.runs())}
+    rest = (replace(each, where=tuple(place for place in each.where if place not in grown)) for each in held)
+    return tuple(each for each in rest if each.where)

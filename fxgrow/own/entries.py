@@ -7,7 +7,10 @@ and attributes that change show the entry's meaning. Those that change in propor
 from __future__ import annotations
 
 import copy
+import inspect
+import itertools
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -71,6 +74,9 @@ class Search:
     def __init__(self, kind: Any, config: Any, before: Numbers, read: Collection[str]) -> None:
         self.kind = kind
         self.config = config
+        self.flags: dict[str, bool] = {}
+        """Arguments of the constructor besides the config, such as `add_pooling_layer`."""
+        self.flags = self._flags_for({name for which, name, _ in before if which == "size"})
         self.original = self.built(config)
         self.before = before
         self.read = read
@@ -81,8 +87,23 @@ class Search:
     def built(self, config: Any) -> nn.Module:
         """A model of the class without data."""
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model: nn.Module = self.kind(copy.deepcopy(config))
+            model: nn.Module = self.kind(copy.deepcopy(config), **self.flags)
         return model
+
+    def _flags_for(self, names: set[str]) -> dict[str, bool]:
+        """The flags, other than by default, with which the class builds tensors of the names that the model has."""
+        arguments = inspect.signature(self.kind).parameters.values()
+        flags = {argument.name: argument.default for argument in arguments if isinstance(argument.default, bool)}
+        best: dict[str, bool] = {}
+        fewest = len(names ^ named_tensors(self.built(self.config)).keys())
+        for turned in (some for size in range(1, len(flags) + 1) for some in itertools.combinations(flags, size)):
+            if not fewest:
+                break
+            self.flags = {name: not flags[name] for name in turned}
+            with suppress(Exception):  # whatever a constructor raises: it does not take them together
+                apart = len(names ^ named_tensors(self.built(self.config)).keys())
+                best, fewest = (self.flags, apart) if apart < fewest else (best, fewest)
+        return best
 
     def config_for(self, after: Numbers, partly: Any) -> Any:
         """The config from which the class builds what has become of the model, as nearly as it can.

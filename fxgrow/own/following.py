@@ -103,7 +103,7 @@ def follow_sizes(
                 continue
             if type(old) is int:
                 module.__dict__[name] = _counterpart(name, old, *shapes, origin)
-            elif _are_sizes(old):  # one of each branch
+            elif are_sizes(old):  # one of each branch
                 module.__dict__[name] = type(old)(_counterpart(name, size, *shapes, origin, True) for size in old)
             if module.__dict__[name] != old:
                 changes.append((module, name, old))
@@ -125,7 +125,7 @@ def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, 
 
     Such a number follows where each size of a parameter that was as large has become one and the same.
     """
-    numbers = {name: value for name, value in before.__dict__.items() if name not in NAMES and _are_sizes(value)}
+    numbers = {name: value for name, value in before.__dict__.items() if name not in NAMES and are_sizes(value)}
     if not numbers or is_installed(type(before)):
         return
     followed = _by_parameters(before, after)
@@ -188,7 +188,7 @@ def sizes_of_parts(source: nn.Module, own: nn.Module, depth: Deepening | None) -
     return changes
 
 
-def _are_sizes(value: Any) -> bool:
+def are_sizes(value: Any) -> bool:
     """Whether a value is a whole number, or several of them."""
     return type(value) is int or (type(value) in (list, tuple) and all(type(item) is int for item in value))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import fx, nn
@@ -11,7 +12,8 @@ from torch import fx, nn
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
 from fxgrow.modules.containers import has_fractions, of_kind
-from fxgrow.modules.tensors import CONSTANT, named_tensors, plain_tensor
+from fxgrow.modules.tensors import CONSTANT, named_tensors, plain_tensor, prefixes
+from fxgrow.rules.calls import targets
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, constants, tensors
 from fxgrow.rules.registry import law_of_call, why_unknown
@@ -59,6 +61,14 @@ class Analysis:
     learnable: dict[str, torch.Tensor] = field(default_factory=dict)
     tied: frozenset[tuple[str, int]] = frozenset()
 
+    @cached_property
+    def unread(self) -> set[Leaf]:
+        """The dimensions of parameters that no graph reads."""
+        graphs = self.graphs.values()
+        reads = targets(graphs, "get_attr") | targets(graphs, "call_module")
+        read = {first for name, first in self.aliases.items() if not reads.isdisjoint(prefixes(name))}
+        return {leaf for name, tensor in self.parameters.items() if name not in read for leaf in tensor.leaves()}
+
 
 def analyse(model: nn.Module, graphs: Mapping[str, fx.Graph]) -> Analysis:
     """Infer the layout of every tensor; what has no rule or contradicts itself is fixed, with the reason."""
@@ -92,6 +102,8 @@ def _tied(analysis: Analysis) -> Iterator[tuple[str, int]]:
 
 def why_unread(analysis: Analysis, leaf: Leaf, guarded: bool) -> Reason:
     """Why nothing would read the new units of a dimension; guarded: its statistics are taken of old units alone."""
+    if leaf in analysis.unread:
+        return Reason("no forward reads it")
     over = (op for op in analysis.ops for layout in op.law.statistics(op) if leaf in leaves(layout))
     op = next(over, None) if guarded else None
     if op is None:

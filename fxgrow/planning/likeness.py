@@ -75,9 +75,11 @@ class ConfigGrowth:
     entries: of the config, with their values after and before.
     like: how the grown model differs from one that its class builds from the grown config.
     obstacle: why the class cannot build such a model from any config; `like` is None then.
+    flags: what the class is given besides the config (`add_pooling_layer=False`), as the model was built with.
     """
 
     module: str
     entries: tuple[Setting, ...]
     like: Likeness | None = None
     obstacle: str = ""
+    flags: tuple[tuple[str, bool], ...] = ()

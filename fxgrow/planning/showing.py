@@ -79,14 +79,15 @@ def _unlike(plan: Plan) -> Iterator[Text]:
         yield from _in_what(plan.like, "is a {} as its constructor makes it", "the target")
     for config in plan.configs:
         owner = config.module or plan.model
+        given = "".join(f" and {name}={value}" for name, value in config.flags)
         if config.entries:
             changed = ", ".join(f"{entry.attribute} {entry.built_with} → {entry.value}" for entry in config.entries)
             yield Text(f"config of {owner}: {changed}")
         if config.like is not None:
-            same = "built from this config, with the grown state dict, {} is the grown model"
-            yield from _in_what(config.like, same, f"{owner} as built from this config")
+            same = f"built from this config{given}, with the grown state dict, {{}} is the grown model"
+            yield from _in_what(config.like, same, f"{owner} as built from this config{given}")
         else:
-            yield Text(f"built from its config, {owner} would be another: {config.obstacle}")
+            yield Text(f"built from its config{given}, {owner} would be another: {config.obstacle}")
 
 
 def _in_what(like: Likeness, same: str, counterpart: str) -> Iterator[Text]:

@@ -97,17 +97,17 @@ def test_what_no_config_says_is_told() -> None:
 
 
 @pytest.mark.slow
-def test_what_the_forward_does_not_read_is_told() -> None:
+def test_a_mask_token_that_the_forward_does_not_read_follows(tmp_path: Path) -> None:
     sizes = {name: size for name, size in SIZES.items() if name != "intermediate_size"}
-    grown: Any = fxgrow.grow(made("Dinov2ForImageClassification", **sizes, **IMAGES), 2, example_inputs=PIXELS)
+    model = made("Dinov2ForImageClassification", **sizes, **IMAGES)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=PIXELS)
     (config,) = fxgrow.report(grown).plan.configs
-    assert grown.config.hidden_size == 64
-    assert "mask_token, which the forward does not read" in config.obstacle
-    without = fxgrow.grow(
-        made("Dinov2ForImageClassification", **sizes, **IMAGES, use_mask_token=False), 2, example_inputs=PIXELS
-    )
-    (config,) = fxgrow.report(without).plan.configs
-    assert config.like is not None
+    assert config.like is not None and grown.config.hidden_size == 64
+    token = grown.dinov2.embeddings.mask_token
+    torch.testing.assert_close(token[:, :32], model.dinov2.embeddings.mask_token, rtol=0, atol=0)
+    grown.save_pretrained(tmp_path)
+    read = type(model).from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(read.dinov2.embeddings.mask_token, token, rtol=0, atol=0)
 
 
 def test_configs_inside_configs_and_inside_other_models(tmp_path: Path) -> None:
