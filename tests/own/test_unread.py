@@ -133,3 +133,29 @@ def test_they_grow_again_in_new_blocks_and_in_optimizers() -> None:
     fxgrow.replace_parameters(optimizer, grown)
     average = optimizer.state[grown.token]["exp_avg"]
     assert average.shape == grown.token.shape and bool((average[..., :8] != 0).all())
+
+
+class Around(nn.Module):
+    """A model that no graph can hold, around one that its class builds from a config."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        return y[y.sum(-1).nonzero()[:, 0].tolist()]  # type: ignore[no-any-return]
+
+
+def test_they_grow_in_parts() -> None:
+    kind, config = with_config()
+    model, x = model_of(Around, kind(config())), normal(4, 5)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=x)
+    planned = fxgrow.report(grown).plan
+    assert planned.parts and grown.inner.idle[2].in_features == 16
+    kind(grown.inner.config).double().load_state_dict(grown.inner.state_dict())
+    assert planned.totals.parameters_after == sum(parameter.numel() for parameter in grown.parameters())
+    assert fxgrow.births(grown)["inner.idle.2.weight"].axes == ((0,) * 4, (0,) * 8 + (1,) * 8)
+    assert [held.where for held in planned.held] == [("inner.idle.2.weight[0]", "inner.idle.2.bias[0]")]
+    applied = planned.apply(model)
+    torch.testing.assert_close(dict(applied.state_dict()), dict(grown.state_dict()), rtol=0, atol=0)
