@@ -24,7 +24,7 @@ from benchmarks.sabotage import WAYS
 from fxgrow.capture import GrownGraphModule, capture
 from fxgrow.errors import VerificationError
 from fxgrow.growth.certifying import Comparison
-from fxgrow.growth.intermediate import Growth
+from fxgrow.growth.intermediate import GrowthStep
 from fxgrow.history import drawn_by
 from fxgrow.measure import quick
 from fxgrow.measure.verification import verify
@@ -53,7 +53,7 @@ def row(name: str, way: str, count: int) -> tuple[Counter[str], list[str]]:
     wider = fxgrow.grow(model, verify=False, form="graph", **WAYS[way])
     assert isinstance(wider, GrownGraphModule)
     step, alike, inputs = fxgrow.report(wider), quick.alike_by_mode(captured), captured.inputs
-    comparison = Comparison(captured, model, [Growth(step.plan, drawn_by(step.seed, 1))])
+    comparison = Comparison(captured, model, [GrowthStep(step.plan, drawn_by(step.seed, 1))])
     counts, places = Counter[str](), []
     for fault in faults(wider, count, seed=zlib.crc32(f"{name} {way}".encode())):
         in_full = finds(lambda: verify(model, wider, inputs))

@@ -102,7 +102,7 @@ def operand_for(function: Any, result: Any, place: int, other: Any) -> Any:
     return operand if not by_zero and function(*operands) == result else None
 
 
-class Comparison(NamedTuple):
+class SizeComparison(NamedTuple):
     """What a forward asked of a size: `size < number`, by the name of the operator, and what came out.
 
     leading: whether it is the size of the first axis of a tensor, along which samples may lie. steps: what was computed
@@ -149,7 +149,7 @@ class NumberRecorder(Protocol):
     graph: fx.Graph
     settling: set[fx.Node]
     attributes_asked: set[Attribute]
-    comparisons: set[Comparison]
+    comparisons: set[SizeComparison]
 
     def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node: ...
 
@@ -330,7 +330,7 @@ def _settling(plainly: Callable[..., Any]) -> Any:
                 size, steps = _computed_from(number)
                 leading = size.target == "size" and size.args[1:] == (0,)
                 recordings[-1].comparisons.add(
-                    Comparison(question, plain(size.meta["value"]), plain(value), outcome, leading, steps)
+                    SizeComparison(question, plain(size.meta["value"]), plain(value), outcome, leading, steps)
                 )
         return outcome
 

@@ -84,7 +84,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.device = torch.device("cpu") if device.type == "meta" else device
         self.functions = functions
         self.memory = memory
-        self.comparisons: set[numbers.Comparison] = set()
+        self.comparisons: set[numbers.SizeComparison] = set()
         self.count, self.counts = ALL, set[int]()
         self.regions: list[fx.Node] | None = []
         self.open: list[Any] = []

@@ -24,7 +24,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.leavings import Leavings, made_of_weights
 from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
-from fxgrow.capture.numbers import Comparison
+from fxgrow.capture.numbers import SizeComparison
 from fxgrow.capture.outputs import Form, taken_apart
 from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.questions import Question
@@ -58,7 +58,7 @@ class Record:
     form: Form | None
     settled: list[Settled]
     numbers: set[str]
-    comparisons: set[Comparison]
+    comparisons: set[SizeComparison]
     by_mode: bool
     by_size: bool
     questions: frozenset[Question] = frozenset()

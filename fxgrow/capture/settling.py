@@ -15,7 +15,7 @@ from fxgrow.capture import call_guards, contexts
 from fxgrow.capture.arguments import with_argument
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.numbers import Comparison
+from fxgrow.capture.numbers import SizeComparison
 from fxgrow.capture.probing import (
     BATCH,
     DTYPE,
@@ -108,8 +108,8 @@ def probe(
 
 
 def _turned(
-    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[Comparison]
-) -> Iterator[tuple[Comparison, Settled]]:
+    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[SizeComparison]
+) -> Iterator[tuple[SizeComparison, Settled]]:
     """Comparisons of the number of samples, or of another size, that lead elsewhere where they come out otherwise.
 
     So do comparisons of what is left of the samples, where a forward halves them again and again.
@@ -156,7 +156,7 @@ def _parting(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -
     return None
 
 
-def _guard_comparison(graph: fx.Graph, comparison: Comparison, samples: int) -> None:
+def _guard_comparison(graph: fx.Graph, comparison: SizeComparison, samples: int) -> None:
     """Refuse as many samples, or inputs of such a size, as make a comparison come out otherwise."""
     named = _inputs(graph)
     places = [(next(iter(named)), 0)]

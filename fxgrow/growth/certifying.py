@@ -19,7 +19,7 @@ from fxgrow.capture.inputs import with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import FxgrowError
 from fxgrow.growth.fingerprint import changed_since, fingerprint
-from fxgrow.growth.intermediate import Growth, intermediate_model
+from fxgrow.growth.intermediate import GrowthStep, intermediate_model
 from fxgrow.growth.parts import Parts
 from fxgrow.growth.record import CLAIM as RECORD
 from fxgrow.growth.record import record
@@ -87,7 +87,7 @@ def _certified(grown: nn.Module, original: nn.Module | None) -> Certificate:
         detail = "fxgrow.settle changed it: new units count in norms that were taken over old ones"
         return Certificate.of(CLAIM, [Certificate("no norm was settled", "record", (), Verdict.UNKNOWN, detail)])
     steps = enumerate(history.steps[since:], since + 1)
-    growths = [Growth(step.plan, drawn_by(step.seed, stage), step.folded) for stage, step in steps]
+    growths = [GrowthStep(step.plan, drawn_by(step.seed, stage), step.folded) for stage, step in steps]
     links = _links(growths)
     if any(growth.plan.init == GRADMAX for link in links[:-1] for growth in link):
         detail = "a model in between had units that were chosen by a loss; certify each growth beside what it grew from"
@@ -109,9 +109,9 @@ def _certified(grown: nn.Module, original: nn.Module | None) -> Certificate:
     return replace(Certificate.of(CLAIM, children), scale_of=children[-1].scale_of)
 
 
-def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
+def _links(growths: Sequence[GrowthStep]) -> list[list[GrowthStep]]:
     """Groups of successive growths that one walk can check: the first of any kind, the others only widen."""
-    links: list[list[Growth]] = []
+    links: list[list[GrowthStep]] = []
     for growth in growths:
         graphs = "module" not in (growth.plan.form, links[-1][0].plan.form) if links else False
         plans = (member.plan for member in (growth, *(links[-1] if links else ())))
@@ -123,17 +123,17 @@ def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
     return links
 
 
-def _stages(since: int, link: Sequence[Growth]) -> str:
+def _stages(since: int, link: Sequence[GrowthStep]) -> str:
     return f"growth {since + 1}" if len(link) == 1 else f"growths {since + 1} to {since + len(link)}"
 
 
-def _grown_by(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
+def _grown_by(model: nn.Module, growths: Sequence[GrowthStep]) -> nn.Module:
     for growth in growths:
         model = grown_again(model, growth.plan, model, growth.seed, growth.folded)
     return model
 
 
-def kept_for_proof(captured: Captured | Parts, growth: Growth) -> Mapping[str, Captured] | None:
+def kept_for_proof(captured: Captured | Parts, growth: GrowthStep) -> Mapping[str, Captured] | None:
     """What was captured of the original, by the path of each part ("" for a whole model).
 
     None where it has been changed since, so that a proof captures it once more.
@@ -148,7 +148,7 @@ def kept_for_proof(captured: Captured | Parts, growth: Growth) -> Mapping[str, C
 def certificate_of(
     original: nn.Module,
     grown: nn.Module,
-    growths: Sequence[Growth],
+    growths: Sequence[GrowthStep],
     before: Mapping[str, Captured] | None = None,
     with_scale: bool = False,
     graph: GrownGraphModule | None = None,
@@ -195,7 +195,9 @@ def certificate_of(
     return Certificate.of(CLAIM, children)
 
 
-def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequence[Growth], mesh: Any) -> Certificate:
+def _certificate_of_divided(
+    original: nn.Module, grown: nn.Module, growths: Sequence[GrowthStep], mesh: Any
+) -> Certificate:
     """The certificate of models divided among processes, each of which takes every step of the proof.
 
     The structures are those of the models before they were divided. A tensor is gathered when a step looks at it.
@@ -255,7 +257,7 @@ class Comparison:
         self,
         captured: Captured,
         original: nn.Module,
-        growths: Sequence[Growth],
+        growths: Sequence[GrowthStep],
         values: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
     ) -> None:
         """values: of the tensors of both models, where `original` and what is put beside it are without data."""

@@ -23,7 +23,7 @@ from fxgrow.growth.certifying import certificate_of, kept_for_proof
 from fxgrow.growth.drafting import planned_in_form, replanning, replanning_parts
 from fxgrow.growth.fingerprint import fingerprint
 from fxgrow.growth.gradmax import Loss, choose_units
-from fxgrow.growth.intermediate import Growth
+from fxgrow.growth.intermediate import GrowthStep
 from fxgrow.growth.parts import Parts, verify_parts, widen_parts
 from fxgrow.growth.placing import Courses, grown_in_class, read_elsewhere
 from fxgrow.growth.record import left_out
@@ -243,7 +243,7 @@ def apply_plan(
     """
     refuse_out_of_date(model)
     remember_names(model)
-    growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
+    growth = GrowthStep(planned, drawn_by(seed, stage_of(model) + 1))
     verifying = bool(verify) and not any(tensor.is_meta for tensor in named_tensors(model).values())
     before = kept_for_proof(captured, growth) if verifying else None
     alike = verifying and isinstance(captured, Captured) and alike_by_mode(captured)

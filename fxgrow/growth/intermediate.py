@@ -30,7 +30,7 @@ from fxgrow.transforms.readouts import add_readouts
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrowthStep:
     """One growth, as far as a proof needs to know it.
 
     seed: of its new entries. folded: whether multipliers went into the weights afterwards.
@@ -45,9 +45,9 @@ class Growth:
         return self.plan.depth is not None and bool(self.plan.depth.blocks)
 
     @property
-    def parts(self) -> tuple[Growth, ...]:
+    def parts(self) -> tuple[GrowthStep, ...]:
         """The growths of the parts of a model that grows in parts."""
-        return tuple(Growth(plan, drawn_in_part(self.seed, path), self.folded) for path, plan in self.plan.parts)
+        return tuple(GrowthStep(plan, drawn_in_part(self.seed, path), self.folded) for path, plan in self.plan.parts)
 
     @property
     def only_widens(self) -> bool:
@@ -56,7 +56,7 @@ class Growth:
         return not (self.deepens or rescaled or self.folded or self.plan.parts or self.plan.readouts)
 
 
-def intermediate_model(captured: Captured, original: nn.Module, growth: Growth) -> Intermediate:
+def intermediate_model(captured: Captured, original: nn.Module, growth: GrowthStep) -> Intermediate:
     """The intermediate model between an original and what one growth made of it.
 
     `captured` gives away its graphs, not copies of them: the names of new nodes depend on all that were ever there.

@@ -12,7 +12,7 @@ from fxgrow.errors import AmountError
 from fxgrow.growth.certifying import certificate_of
 from fxgrow.growth.fingerprint import fingerprint
 from fxgrow.growth.growing import grow
-from fxgrow.growth.intermediate import Growth
+from fxgrow.growth.intermediate import GrowthStep
 from fxgrow.growth.wish import Width
 from fxgrow.history import drawn_by, drawn_in_part, known_history, learn, report
 from fxgrow.modules.shards import fill, local_part, undivided, whole
@@ -85,7 +85,7 @@ def grow_sharded(
     remember_names(grown)
     if verify:
         with timed("proving"):
-            certificate = certificate_of(model, grown, [Growth(report(grown).plan, seeded)])
+            certificate = certificate_of(model, grown, [GrowthStep(report(grown).plan, seeded)])
         learn(grown, known_history(grown), certificate=certificate, fingerprint=fingerprint(grown))
     return grown
 

@@ -30,7 +30,7 @@ from fxgrow.modules.libraries import is_known
 from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
-from fxgrow.own.other_calls import Call, Place, adds_up, bare, both, of_flag, other_calls, quietly, several_items
+from fxgrow.own.other_calls import OtherCall, Place, adds_up, bare, both, of_flag, other_calls, quietly, several_items
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.own.telling import telling_calls
 from fxgrow.own.unread import read_by
@@ -94,16 +94,16 @@ class _OtherCalls:
         self.allowed: dict[Place, list[str]] = {}
         self.wrong: dict[Place, str] = {}
         self._not_beside: dict[Place, list[str]] = {}
-        self._taking: list[Call] = []
-        self._idle: list[Call] = []
+        self._taking: list[OtherCall] = []
+        self._idle: list[OtherCall] = []
         self._known = [course.calls for course in plan.courses if course.calls]
         self._refused = {refusal.place: refusal for refusal in plan.refusals}
         self._read_here = read_by(captured.model, captured.graphs.values())
         self._records: dict[tuple[str, str, str], Record] = {}
 
-    def _as_captured(self, argument: str, mode: str, beside: Call | None = None) -> Record:
+    def _as_captured(self, argument: str, mode: str, beside: OtherCall | None = None) -> Record:
         """A record with an argument spelled out, perhaps beside another value of another one."""
-        beside = beside or Call("", self.captured.inputs)
+        beside = beside or OtherCall("", self.captured.inputs)
         key = argument, mode, beside.text
         if key not in self._records:
             inputs = with_argument(self.source, beside.inputs, argument)
@@ -120,13 +120,13 @@ class _OtherCalls:
         recording = Recording(skeleton(self.own), device_of(self.own))
         return recording.record("eval", with_channels(inputs, self.plan.channels)).graph
 
-    def _recording_of(self, call: Call) -> Recording:
+    def _recording_of(self, call: OtherCall) -> Recording:
         if not call.flags and self.captured.recording is not None:
             return self.captured.recording
         called = called_by(self.source, call.method, flags=call.flags)
         return Recording(skeleton(called), device_of(called))
 
-    def may_be(self, call: Call) -> bool:
+    def may_be(self, call: OtherCall) -> bool:
         """Whether a number is tried that no code names: not where a tensor may be, nor what counts in a library."""
         if in_words(torch.empty(0)) in self.allowed.get(call.place, ()):
             return False
@@ -142,7 +142,7 @@ class _OtherCalls:
                 given.add(node)
         return any(user.target not in GUARDS for node in given for user in {*node.users} - given)
 
-    def look_at(self, call: Call) -> str | None:
+    def look_at(self, call: OtherCall) -> str | None:
         """Take up what a call needs; or what stands in the way of that, for which it is refused."""
         problem = self.problem_of(call)
         if problem is None:
@@ -150,7 +150,7 @@ class _OtherCalls:
         self.wrong.setdefault(call.place, why := f"with {call.text} {problem}")
         return why
 
-    def problem_of(self, call: Call) -> str | None:
+    def problem_of(self, call: OtherCall) -> str | None:
         """Take up what a call needs; or what stands in the way of that, where it is to be refused."""
         place, said = call.place, in_words(call.value)
         right = self.allowed.setdefault(place, list(call.as_it_was))
@@ -174,7 +174,7 @@ class _OtherCalls:
             return None
         return self._tried(call)
 
-    def _tried(self, call: Call) -> str | None:
+    def _tried(self, call: OtherCall) -> str | None:
         """Take up what a call needs that nothing is known of yet; or what stands in the way."""
         before, after = (called_by(model, call.method, call.left, call.flags) for model in (self.source, self.own))
         right = self.allowed.setdefault(call.place, [])
@@ -226,8 +226,8 @@ class _OtherCalls:
         for call in several_items(self.source, self.captured, self._taking, self._idle):
             self.look_at(call)
         pairs, threes = list(itertools.combinations(self._taking, 2)), self._threes()
-        for first in (Call("", self.captured.inputs), *self._taking):
-            by_place: dict[Place, list[Call]] = {}
+        for first in (OtherCall("", self.captured.inputs), *self._taking):
+            by_place: dict[Place, list[OtherCall]] = {}
             for call in self._idle:
                 by_place.setdefault(call.place, []).append(call)
             by_place.pop(first.place, None)
@@ -260,7 +260,7 @@ class _OtherCalls:
                 self._not_beside.setdefault(call.place, []).append(said)
                 self.wrong.setdefault(call.place, problem)
 
-    def _threes(self) -> list[tuple[Call, Call, Call]]:
+    def _threes(self) -> list[tuple[OtherCall, OtherCall, OtherCall]]:
         """Three values that may do together what no two of them do."""
         threes = [t for t in itertools.combinations(self._taking, 3) if len({call.place for call in t}) == 3]
         return threes if len(threes) < 2 or not self._add_up() else []
@@ -269,18 +269,18 @@ class _OtherCalls:
         """Whether all values are right together, and the forward makes the calls then that it makes for each alone."""
         if len({call.place for call in self._taking}) < len(self._taking):
             return False
-        together = functools.reduce(self._both, self._taking, Call("", self.captured.inputs))
-        calls = [Call("", self.captured.inputs), *self._taking, together]
+        together = functools.reduce(self._both, self._taking, OtherCall("", self.captured.inputs))
+        calls = [OtherCall("", self.captured.inputs), *self._taking, together]
         try:
             graphs = [self._recording_of(call).record("eval", call.inputs).graph for call in calls]
         except CaptureError:  # some cannot be given together
             return False
         return adds_up(*graphs) and self._tried(together) is None
 
-    def _both(self, first: Call, second: Call) -> Call:
+    def _both(self, first: OtherCall, second: OtherCall) -> OtherCall:
         return both(self.source, first, second)
 
-    def _makes_the_same_calls(self, call: Call, beside: Call | None = None) -> bool:
+    def _makes_the_same_calls(self, call: OtherCall, beside: OtherCall | None = None) -> bool:
         """Whether the forward makes the same calls then, flags of these calls aside: they mix no units."""
         again = self._recording_of(call)
         for mode in ("eval", "train"):
@@ -291,7 +291,7 @@ class _OtherCalls:
                 break
         return True
 
-    def _changes_nothing(self, call: Call, counts: bool) -> bool:
+    def _changes_nothing(self, call: OtherCall, counts: bool) -> bool:
         """Whether the forward makes the same calls then, and so does the grown copy, which may have more blocks.
 
         counts: whether there are numbers in the value. Where something is computed from one, they may cut units.

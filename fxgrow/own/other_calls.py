@@ -37,7 +37,7 @@ Place = tuple[str, ...]
 """A method and one of its arguments, or an attribute; perhaps also another one, and what that is in words."""
 
 
-class Call(NamedTuple):
+class OtherCall(NamedTuple):
     """A call that the model was not captured with, or one of a model some of whose attributes have other values.
 
     as_it_was: the argument or attribute in words, if it is one. beside: another one that has another value, too, and
@@ -78,8 +78,8 @@ def quietly() -> Iterator[None]:
 
 
 def other_calls(
-    source: nn.Module, captured: Captured, of_methods: bool, plan: Plan, may_be: Callable[[Call], bool]
-) -> Iterator[Call]:
+    source: nn.Module, captured: Captured, of_methods: bool, plan: Plan, may_be: Callable[[OtherCall], bool]
+) -> Iterator[OtherCall]:
     """The calls that are tried of a model; `may_be` says of one with a number that no code names whether it is."""
     ran = methods_that_ran(captured)
     read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
@@ -105,16 +105,16 @@ def other_calls(
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
         given = int(value) if isinstance(value, OtherNumber) else value
         inputs = with_argument(source, captured.inputs, name, given)
-        call = Call(f"{name}={in_words(given)}", inputs, (as_it_was,), name, given)
+        call = OtherCall(f"{name}={in_words(given)}", inputs, (as_it_was,), name, given)
         if not isinstance(value, OtherNumber) or may_be(call):
             yield call
     for flag, before_it in flags if computing else ():
         said, text = in_words(before_it), f"{flag.name}={in_words(flag.value)}"
-        yield Call(text, captured.inputs, (said,), flag.name, flag.value, flags=(flag,))
+        yield OtherCall(text, captured.inputs, (said,), flag.name, flag.value, flags=(flag,))
     for method, inputs in other_methods(source, captured) if of_methods else ():
-        yield Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
+        yield OtherCall(f"{method}({', '.join(inputs[1])})", inputs, method=method)
     for path in captured.left:
-        yield Call(f"what it leaves in {path}", captured.inputs, left=(path,))
+        yield OtherCall(f"what it leaves in {path}", captured.inputs, left=(path,))
 
 
 def _settling(captured: Captured, plan: Plan) -> Iterator[str]:
@@ -146,14 +146,16 @@ def as_called(source: nn.Module, captured: Captured) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in starred}
 
 
-def _untried(there: dict[str, Any], captured: Captured, why: Any) -> Iterator[Call]:
+def _untried(there: dict[str, Any], captured: Captured, why: Any) -> Iterator[OtherCall]:
     """Calls with anything else than there was, for those arguments and attributes that are no tensors."""
     for name, value in there.items():
         if not holds_tensor(value):
-            yield Call(f"another {name}", captured.inputs, (in_words(value),), name, why)
+            yield OtherCall(f"another {name}", captured.inputs, (in_words(value),), name, why)
 
 
-def several_items(model: nn.Module, captured: Captured, taking: Sequence[Call], idle: Sequence[Call]) -> Iterator[Call]:
+def several_items(
+    model: nn.Module, captured: Captured, taking: Sequence[OtherCall], idle: Sequence[OtherCall]
+) -> Iterator[OtherCall]:
     """Calls with what several others change of one argument or attribute: of a dictionary, an object or a tuple.
 
     taking: calls that do something else than the captured one, of which pairs are put together, and all of them. idle:
@@ -194,7 +196,7 @@ def _put_together(was: Any, first: Any, second: Any) -> Any:
     return held if isinstance(first, dict) else holding(first, held)
 
 
-def both(model: nn.Module, first: Call, second: Call) -> Call:
+def both(model: nn.Module, first: OtherCall, second: OtherCall) -> OtherCall:
     """A call with the values of two arguments or attributes, the second beside the first."""
     inputs = first.inputs if second.flags else with_argument(model, first.inputs, second.argument, second.value)
     return second._replace(

@@ -16,13 +16,13 @@ from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.numbers import COMPARED
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.libraries import is_known
-from fxgrow.own.other_calls import Call, as_called
+from fxgrow.own.other_calls import OtherCall, as_called
 from fxgrow.rules.calls import run
 
 
 def telling_calls(
     source: nn.Module, captured: Captured, recorded: Callable[[str], fx.Graph], grown: Callable[[str], fx.Graph]
-) -> Iterator[Call]:
+) -> Iterator[OtherCall]:
     """Calls with numbers in place of arguments with which something scales otherwise: `channels % argument`.
 
     recorded, grown: graphs of a model and of its grown copy with an argument as a placeholder.
@@ -31,7 +31,7 @@ def telling_calls(
         if type(value) in (int, float):
             for number in _telling(recorded(argument), functools.partial(grown, argument), argument, value):
                 inputs = with_argument(source, captured.inputs, argument, number)
-                yield Call(f"{argument}={number}", inputs, (in_words(value),), argument, number)
+                yield OtherCall(f"{argument}={number}", inputs, (in_words(value),), argument, number)
 
 
 def _telling(source: fx.Graph, grown: Callable[[], fx.Graph], argument: str, value: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from fxgrow import guards
 from fxgrow.capture import GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.growth.certifying import Comparison
-from fxgrow.growth.intermediate import Growth
+from fxgrow.growth.intermediate import GrowthStep
 from fxgrow.growth.replay import as_graph
 from fxgrow.guarded_norms import PLAIN
 from fxgrow.history import drawn_by, known_history
@@ -75,7 +75,7 @@ def sabotaged(original: nn.Module, module: nn.Module, count: int, seed: int = 0)
     step = history.steps[-1]
     captured = recapture(original, recalled(step.plan.inputs))
     grown = as_graph(module, original, step.plan, step.folded, captured)
-    growth = Growth(step.plan, drawn_by(step.seed, history.stage), step.folded)
+    growth = GrowthStep(step.plan, drawn_by(step.seed, history.stage), step.folded)
     comparison = Comparison(captured, original, [growth])
     inputs = random_inputs(captured.inputs, seed + 1, device_of(original))
     wanted = [_outputs(original, inputs, training) for training in (False, True)]
