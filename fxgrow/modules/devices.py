@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -120,10 +121,23 @@ def whole_float32() -> Iterator[None]:
     >>> with whole_float32():
     ...     _ = nn.Linear(2, 3)(torch.ones(1, 2))
     """
-    with ExitStack() as stack:
-        for switch in _switches_of_tf32():
+    with _SWITCHING:
+        stack = _inside[0] if _inside else ExitStack()
+        for switch in () if _inside else _switches_of_tf32():
             stack.enter_context(replaced(*switch))
+        _inside.append(stack)
+    try:
         yield
+    finally:
+        with _SWITCHING:
+            _inside.pop()
+            if not _inside:
+                stack.close()
+
+
+_SWITCHING = threading.Lock()
+_inside: list[ExitStack] = []
+"""For all who are inside at once, in any thread, what puts the switches back when the last one leaves."""
 
 
 def _switches_of_tf32() -> list[tuple[Any, str, Any]]:

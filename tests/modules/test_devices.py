@@ -67,3 +67,14 @@ def test_a_default_device_without_data_is_the_caller_s_alone() -> None:
         grown = fxgrow.grow(model, 2, example_inputs=x)
     assert {parameter.device.type for parameter in grown.parameters()} == {"cpu"}
     assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+
+
+def test_float32_is_whole_until_the_last_of_several_threads_leaves() -> None:
+    owners = [(owner, name, getattr(owner, name)) for owner, name, _ in _switches_of_tf32()]
+    first, second = whole_float32(), whole_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert [getattr(owner, name) for owner, name, _ in owners] == [off for *_, off in _switches_of_tf32()]
+    second.__exit__(None, None, None)
+    assert all(getattr(owner, name) == before for owner, name, before in owners)
