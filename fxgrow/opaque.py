@@ -86,5 +86,11 @@ def without_hooks(module: nn.Module) -> nn.Module:
     if not has_hooks(module):
         return module
     twin: nn.Module = object.__new__(type(module))
-    twin.__dict__.update(module.__dict__, **{name: OrderedDict() for name in AROUND_FORWARD})
+    twin.__dict__.update(module.__dict__)
+    take_off_hooks(twin)
     return twin
+
+
+def take_off_hooks(module: nn.Module) -> None:
+    """Let no hooks run around the forward of a module; dictionaries that other modules share stay as they are."""
+    module.__dict__.update({name: OrderedDict() for name in AROUND_FORWARD})

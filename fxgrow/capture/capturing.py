@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from fxgrow.garbage import collection_paused
 from fxgrow.modules.devices import device_of
 from fxgrow.modules.libraries import is_known
 from fxgrow.modules.tensors import named_tensors
-from fxgrow.opaque import AROUND_FORWARD, has_hooks
+from fxgrow.opaque import has_hooks, take_off_hooks
 from fxgrow.rules.calls import targets
 
 
@@ -111,7 +110,8 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
         tree.add_module(path, function)
     called = sorted(targets(graphs.values(), "call_module"))
     hooked = tuple(path for path in called if has_hooks(tree.get_submodule(path)))
-    _take_off_hooks(tree, hooked)  # the graphs have what they compute around each call
+    for path in hooked:  # the graphs have what they compute around each call
+        take_off_hooks(tree.get_submodule(path))
     attributes = targets(graphs.values(), "get_attr")
     for path, constant in recording.constants.items():
         if path in attributes:
@@ -127,18 +127,14 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
     )
 
 
-def as_called(model: nn.Module, captured: Captured) -> nn.Module:
+def as_graphs_call(model: nn.Module, captured: Captured) -> nn.Module:
     """A model that was captured, with its layers as the graphs call them: without the hooks that run around them."""
     if not captured.hooked:
         return model
     twin = twin_of(model, share=True)
-    _take_off_hooks(twin, captured.hooked)
+    for path in captured.hooked:
+        take_off_hooks(twin.get_submodule(path))
     return twin
-
-
-def _take_off_hooks(model: nn.Module, paths: Iterable[str]) -> None:
-    for path in paths:
-        vars(model.get_submodule(path)).update({name: OrderedDict() for name in AROUND_FORWARD})
 
 
 def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Iterator[Settled]:

@@ -377,8 +377,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         return called
 
     def _called(self, module: Any, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        plain_kind = getattr(type(module), "plain_kind", None)
-        multiplies = plain_kind is not None and registry.has_rule(plain_kind)
+        kind = registry.kind_of(module)
+        multiplies = kind is not type(module) and registry.has_rule(kind)
         handed_on = type(module) is nn.Identity and bool(args) and not isinstance(args[0], Tensor)  # a list
         if multiplies or (self._is_leaf(module) and not handed_on):
             call = between_hooks if has_hooks(module) else whole

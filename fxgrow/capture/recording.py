@@ -36,7 +36,7 @@ from fxgrow.modules.devices import callers_code
 from fxgrow.modules.shared_state import SharedState
 from fxgrow.modules.switching import switches_itself
 from fxgrow.opaque import CustomFunction
-from fxgrow.rules.calls import writes
+from fxgrow.rules.calls import targets, writes
 from fxgrow.rules.registry import law_of_call
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -131,7 +131,7 @@ class Recording:
             self._refuse_what_hangs_on_counts(recorder, mode, inputs, dtype)
         if not self.shapes:
             self.shapes, self.features = recorder.shapes, recorder.features
-        called = {node.target for node in recorder.graph.nodes if node.op == "call_module"}
+        called = targets([recorder.graph], "call_module")
         written = {key: numbers for key, numbers in after.numbers_since(before).items() if key[0] in called}
         run = Leavings(recorder, assigned, written, shared.changed(), recorder.left_in_arguments(output))
         recorder.settled.extend((*run.in_modules(), *run.in_layers(), *run.elsewhere()))

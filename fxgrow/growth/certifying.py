@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, copies, skeleton, spelled_out
-from fxgrow.capture.capturing import as_called
+from fxgrow.capture.capturing import as_graphs_call
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import with_channels
 from fxgrow.capture.own_methods import called_by
@@ -265,7 +265,7 @@ class Comparison:
         self.values = values
         self.original = original
         self.plans = [growth.plan for growth in growths]
-        original = as_called(original, captured)
+        original = as_graphs_call(original, captured)
         self.old = Model(captured.graphs, original, captured.model, named_tensors(original), statements=STATEMENTS)
         if values is not None:
             self.old = _Divided(**vars(self.old), values=values[0])

@@ -94,10 +94,9 @@ def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
     ------
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
-    with hooks_as_for(plan):
-        if not plan.parts:
-            return deepened(model, plan)
-        parts = captured_again(model, plan)
+    if not plan.parts:
+        return deepened(model, plan)
+    parts = captured_again(model, plan)
     for path, part in plan.parts:
         deepened(model.get_submodule(path), part, parts.captured[path])
     return parts

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import itertools
+import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +33,7 @@ from fxgrow.modules.libraries import is_known
 from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
-from fxgrow.own.other_calls import OtherCall, Place, adds_up, bare, both, of_flag, other_calls, quietly, several_items
+from fxgrow.own.other_calls import OtherCall, Place, adds_up, bare, both, of_flag, other_calls, several_items
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.own.telling import telling_calls
 from fxgrow.own.unread import read_by
@@ -63,7 +66,7 @@ def with_other_calls(
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
-    with quietly():
+    with _quietly():
         for call in itertools.chain(
             telling_calls(source, captured, looked.recorded, looked.recorded_as_grown),
             other_calls(source, captured, of_methods, plan, looked.may_be),
@@ -73,6 +76,18 @@ def with_other_calls(
                 return Obstacle(problem, type(source).__name__)
         looked.look_at_pairs()
     return looked.planned()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep back what calls print and log that nobody has made."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _OtherCalls:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-import io
 import itertools
-import logging
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -63,18 +60,6 @@ class OtherCall(NamedTuple):
     @property
     def place(self) -> Place:
         return self.method, self.argument, *self.beside
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep back what calls print and log that nobody has made."""
-    before = logging.root.manager.disable
-    logging.disable()
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def other_calls(
