@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.capture.masks import by_places, fills_masked, masks, where_masked
+from fxgrow.capture.masks import MASKING, by_places, fills_masked, masks, where_masked
 
 
 def picked(x: Tensor, index: Any) -> Any:
@@ -55,7 +55,8 @@ def _are_tensors(item: Any) -> bool:
 def _single(items: list[Any]) -> int | None:
     """Which item is a place that a tensor without axes says."""
     single = (k for k, item in enumerate(items) if isinstance(item, Tensor) and not item.dim())
-    return next((k for k in single if items[k].dtype not in (torch.bool, torch.uint8)), None)  # these are masks
+    with torch._C.DisableTorchFunction():  # as in `masks`
+        return next((k for k in single if items[k].dtype not in MASKING), None)
 
 
 def _axes_before(x: Tensor, items: list[Any], slot: int) -> int:

@@ -23,7 +23,8 @@ def taking(number: int) -> Callable[[int], int]:
     return lambda entries: number
 
 
-_TAKEN = (torch.bool, torch.uint8)
+MASKING = (torch.bool, torch.uint8)
+"""Dtypes of tensors by which entries are picked where they are true."""
 
 
 def asks_for_places(name: str, args: Any, kwargs: Any) -> bool:
@@ -55,7 +56,8 @@ def masks(index: Any) -> bool:
     (True, False)
     """
     items = index if isinstance(index, tuple) else (index,)
-    return any(isinstance(item, Tensor) and item.dtype in _TAKEN and item.ndim for item in items)
+    with torch._C.DisableTorchFunction():  # no forward has asked for these dtypes
+        return any(isinstance(item, Tensor) and item.dtype in MASKING and item.ndim for item in items)
 
 
 def by_places(index: Any) -> tuple[Any, ...]:

@@ -95,3 +95,24 @@ def test_places_that_tensors_without_axes_say(name: str) -> None:
     for given in (inputs, (inputs[0], torch.tensor(1))):
         assert worst_error(model, grown, given, False) <= 1e-12
     assert unmoved(grown, inputs) == []
+
+
+class Biased(nn.Module):
+    """A block with a learned table, looked up by positions that it makes anew: distances, as in MViTv2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.table, self.layer = nn.LayerNorm(6), nn.Parameter(torch.randn(9)), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1], device=x.device, dtype=torch.long)
+        far = (places.unsqueeze(-1) - places.unsqueeze(0) + 4).long()
+        return x + self.layer(self.table[far] @ self.norm(x))
+
+
+def test_blocks_that_index_by_tensors_of_their_own_can_be_repeated() -> None:
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    net = nn.Sequential(Biased(), Biased(), nn.Linear(6, 3)).double()
+    grown = fxgrow.grow(net, depth=2, example_inputs=x)
+    assert [run.after for run in fxgrow.report(grown).plan.depth.runs] == [4]
+    assert worst_error(net, grown, (x,), training=False) < 1e-12
