@@ -15,6 +15,7 @@ from fxgrow.capture.contexts import Settled
 from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
 from fxgrow.capture.norms import called_norms
 from fxgrow.capture.outputs import Form
+from fxgrow.capture.traced import Traced, fixed_by
 from fxgrow.modules.libraries import is_library
 from fxgrow.modules.tensors import dotted
 from fxgrow.rules.calls import targets
@@ -38,14 +39,15 @@ def assemble(
     """The graph module that runs `graphs` over the modules of `root`, in the order of `root`.
 
     Containers that were traced through keep their names but lose their class, whose attributes could go
-    stale; sequences and dictionaries of modules stay what they are. With `classes`, they keep class and attributes
-    for the sake of their other methods. Norms over old units become modules where they can; the graphs are edited for
-    that. `form`: the class of the output.
+    stale, and refuse new values of those that the graphs have as they were; sequences and dictionaries of modules stay
+    what they are. With `classes`, they keep class and attributes for the sake of their other methods. Norms over old
+    units become modules where they can; the graphs are edited for that. `form`: the class of the output.
     """
     norms = called_norms(root, graphs.values())
     called = targets(graphs.values(), "call_module")
     constants = targets(graphs.values(), "get_attr")
     twins: dict[int, nn.Module] = {}
+    fixed = fixed_by(root, graphs.values())
 
     def plain(module: nn.Module, path: str) -> nn.Module:
         if id(module) in norms:
@@ -57,6 +59,8 @@ def assemble(
             twins[id(module)] = twin
             for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "training"):
                 twin.__dict__[name] = module.__dict__[name]
+            if isinstance(twin, Traced):
+                twin.__dict__["fixed"] = {*fixed.get(path, ()), *getattr(module, "fixed", ())}
             for name, child in module._modules.items():
                 below = dotted(path, name)
                 twin._modules[name] = plain(child, below) if child is not None else None
@@ -64,11 +68,12 @@ def assemble(
 
     leaves = {id(root.get_submodule(path)) for path in called}
     result = graph_module(plain(root, ""), graphs, type(root).__name__)
+    result.__dict__["fixed"] = {*fixed.get("", ()), *getattr(root, "fixed", ())}
     for hooks in HOOKS:  # a graph holds what the parts of a model run, but not what runs around the whole
         result.__dict__[hooks] = copy.copy(root.__dict__[hooks])
     undecayed = getattr(root, "no_weight_decay", None)  # what timm's parameter groups ask a model for
     if callable(undecayed):
-        result.no_weight_decay = Undecayed(frozenset(undecayed()))  # type: ignore[assignment]
+        result.no_weight_decay = Undecayed(frozenset(undecayed()))
     for path in constants:
         _carry_constant(root, result, path)
     if form is not None:
@@ -126,7 +131,7 @@ def _container(module: nn.Module) -> nn.Module:
     for kind in _CONTAINERS:
         if isinstance(module, kind):
             return kind()
-    return nn.Module()
+    return Traced()
 
 
 def _carry_constant(root: nn.Module, tree: nn.Module, path: str) -> None:

@@ -12,15 +12,14 @@ from torch import fx, nn
 
 from fxgrow.capture.arguments import UNREAD, by_name, each_other
 from fxgrow.capture.handed_on import code_run
-from fxgrow.capture.methods import RUNNING, kind_before_growth
+from fxgrow.capture.methods import kind_before_growth
 from fxgrow.capture.numbers import attributes_in
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import ANY, any_unread, asked_of, named_values, read_globals, read_items, read_names
-from fxgrow.grouping import grouped
+from fxgrow.capture.traced import classes_that_run
 from fxgrow.modules.holders import held_by
 from fxgrow.modules.libraries import is_known
 from fxgrow.modules.shared_state import OF_FILE
-from fxgrow.modules.tensors import prefixes
 
 _CHOICES = (bool, str, type(None))
 
@@ -95,16 +94,13 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
 
     graphs: what the forward was recorded as; it tells which methods run.
     """
-    of_users = {path: kind_before_growth(type(part)) for path, part in model.named_modules()}
-    of_users = {path: kind for path, kind in of_users.items() if not is_known(kind)}
-    nodes = [node for graph in graphs for node in graph.nodes] if of_users else []
-    runs = {(run.path, run.method) for node in nodes for run in node.meta.get(RUNNING, ())}
-    called = {node.meta.get("module_path", "") for node in nodes}
+    graphs = [*graphs] if not all(is_known(kind_before_growth(type(part))) for part in model.modules()) else []
+    nodes = (node for graph in graphs for node in graph.nodes)
     sources = (source for node in nodes for source in node.meta.get("sources", {}).values())
     sizes = {attribute.keys[0] for source in sources for attribute in attributes_in(source)}
-    inside = {above for path in called for above in prefixes(path)} | {""}
-    for kind, paths in grouped((kind, path) for path, kind in of_users.items() if path in inside).items():
-        methods = frozenset({"forward", *(method for path, method in runs if path in paths)})
+    for kind, _, methods in classes_that_run(model, graphs):
+        if is_known(kind):
+            continue
         parts = parts_of(model, kind.__qualname__)
         code = code_run(parts[0], methods)
         named, asked = named_values(parts[0], code), asked_of(code)

@@ -16,6 +16,7 @@ from torch import fx, nn
 from fxgrow import guards
 from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
+from fxgrow.capture.traced import Traced
 from fxgrow.capture.wrapping import attribute_of, wrap
 from fxgrow.errors import CaptureError
 from fxgrow.modules.libraries import home_of
@@ -25,7 +26,7 @@ from fxgrow.modules.tensors import COMPILED, CONSTANT, dotted
 from fxgrow.opaque import AROUND_FORWARD, ByMode, NotScripted
 
 
-class GrownGraphModule(fx.GraphModule):
+class GrownGraphModule(Traced, fx.GraphModule):
     """A graph module whose further attributes survive copying and pickling."""
 
     _form: Form | None = None
