@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -241,6 +243,26 @@ class Reference:
     name: str
 
 
+@dataclass(frozen=True)
+class Named:
+    """A function by the name that its module has for it, where `pickle` would look for another: `F.max_pool2d`."""
+
+    module: str
+    name: str
+
+    def function(self) -> Any:
+        """The function itself."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+def _by_name(target: Any) -> Any:
+    """A function that was made inside another one as the name under which its module has it; anything else as it is."""
+    if "<locals>" not in getattr(target, "__qualname__", ""):
+        return target
+    named = Named(target.__module__, target.__name__)
+    return named if getattr(sys.modules.get(named.module), named.name, None) is target else target
+
+
 def written_down(graph: fx.Graph) -> list[Written]:
     """A graph as data that can be pickled, rather than as code that has to be traced again."""
 
@@ -251,7 +273,7 @@ def written_down(graph: fx.Graph) -> list[Written]:
         return fx.node.map_aggregate(raw, reference)
 
     return [
-        Written(n.op, n.name, n.target, referring(n.args), referring(n.kwargs), n.meta.get("module_path", ""))
+        Written(n.op, n.name, _by_name(n.target), referring(n.args), referring(n.kwargs), n.meta.get("module_path", ""))
         for n in graph.nodes
     ]
 
@@ -268,9 +290,8 @@ def read_back(nodes: list[Written]) -> fx.Graph:
         return fx.node.map_aggregate(raw, referred_to)
 
     for written in nodes:
-        node = graph.create_node(
-            written.kind, written.target, resolved(written.args), resolved(written.kwargs), written.name
-        )
+        target = written.target.function() if isinstance(written.target, Named) else written.target
+        node = graph.create_node(written.kind, target, resolved(written.args), resolved(written.kwargs), written.name)
         node.meta["module_path"] = written.place
         by_name[written.name] = node
     return graph
