@@ -12,6 +12,8 @@ import torch
 from torch import fx
 
 from fxgrow.capture.numbers import holds
+from fxgrow.capture.relations import Formula, comes_out
+from fxgrow.capture.relations import in_words as relation_in_words
 from fxgrow.errors import SettledError
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.holders import fields_of
@@ -41,6 +43,24 @@ def compared(
             f"captured: it asks whether they{''.join(f' {_STEPS.get(s, s)} {n}' for s, n in steps)} are "
             f"{_ASKED[question]}{number}",
             remedy=f'grow the model in its own class (form="module"), or with example_inputs of as many {many}',
+        )
+
+
+def related(question: str, left: Formula, right: Formula, outcome: bool, **tensors: Any) -> None:
+    """Refuse inputs of a size for which a comparison of what is computed from sizes comes out otherwise.
+
+    tensors: those whose sizes it is about, by name.
+
+    >>> related("ne", ("mod", ("size", "x", 1), 2), 0, True, x=torch.ones(2, 3))
+    """
+    if any(isinstance(tensor, fx.Proxy) for tensor in tensors.values()):
+        return
+    if comes_out(question, left, right, lambda tensor, axis: tensors[tensor].shape[axis]) is not outcome:
+        asked = relation_in_words(question, left, right)
+        raise SettledError(
+            f"the forward takes another course than when it was captured, for inputs of this size: {asked} is "
+            f"{not outcome}",
+            remedy='grow the model in its own class (form="module"), or with example_inputs of this size',
         )
 
 
@@ -163,4 +183,4 @@ def writable(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
-CALL_GUARDS: tuple[Callable[..., Any], ...] = (compared, other_than, structured, still_tensor, same_object)
+CALL_GUARDS: tuple[Callable[..., Any], ...] = (compared, related, other_than, structured, still_tensor, same_object)

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import fx
 
+from fxgrow.capture.relations import Relation, formula_of
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -150,6 +152,7 @@ class NumberRecorder(Protocol):
     settling: set[fx.Node]
     attributes_asked: set[Attribute]
     comparisons: set[SizeComparison]
+    relations: set[Relation]
 
     def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node: ...
 
@@ -325,6 +328,8 @@ def _settling(plainly: Callable[..., Any]) -> Any:
         for _, number, other, _ in asked:
             if number is not None and other is not None and number.op == "placeholder":
                 number.meta.setdefault(COMPARED, set()).add(other.meta["value"])
+        if (rest and name != "hash") or (not rest and name == "bool"):
+            _relate(name if rest else "ne", self, operand, outcome)
         for question, number, other, value in asked:
             if isinstance(value, int) and number is not None and (other is None or _counts_units(other)):
                 size, steps = _computed_from(number)
@@ -335,6 +340,18 @@ def _settling(plainly: Callable[..., Any]) -> Any:
         return outcome
 
     return method
+
+
+def _relate(question: str, left: Any, right: Any, outcome: bool) -> None:
+    """Note a comparison that is of more than one size with a literal, computed step by step with literals."""
+    nodes = [node_of(number) for number in (left, right)]
+    known = [node for node in nodes if node is not None]
+    if not known or (len(known) == 1 and _computed_from(known[0])[0].target == "size"):
+        return
+    pairs = zip(nodes, (left, right), strict=True)
+    first, second = (formula_of(node or plain(value), _counts_units) for node, value in pairs)
+    if first is not None and second is not None:
+        recordings[-1].relations.add(Relation(question, first, second, outcome))
 
 
 _MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}

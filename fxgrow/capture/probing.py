@@ -6,6 +6,7 @@ a graph would fix it. The same goes for the course that a forward takes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -86,11 +87,14 @@ def _for_samples(value: Any, before: int, after: int) -> Any:
     return value
 
 
-def resized(inputs: Inputs, size: int, other: int) -> Changed | None:
-    """Inputs that are as large as `other` where they were of a size, samples aside; None where none was."""
+def resized(inputs: Inputs, size: int, other: int, only_last: bool = False) -> Changed | None:
+    """Inputs that are as large as `other` where they were of a size, samples aside; None where none was.
+
+    only_last: the width of images, and not their height.
+    """
 
     def changed_one(tensor: Tensor) -> Tensor:
-        axes = resized_axes(tensor)
+        axes = resized_axes(tensor)[-1 if only_last else 0 :]
         if not any(tensor.shape[axis] == size for axis in axes):
             return tensor
         shape = [other if k in axes and n == size else n for k, n in enumerate(tensor.shape)]
@@ -99,6 +103,31 @@ def resized(inputs: Inputs, size: int, other: int) -> Changed | None:
     varied = each_tensor(inputs, changed_one)
     pairs = zip(flat_tensors(varied), flat_tensors(inputs), strict=True)
     return Changed(varied, frozenset({SIZE})) if any(new is not old for new, old in pairs) else None
+
+
+def nearby(inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
+    """Inputs of which one size is one more or one less, and that size; of square images also the width by itself.
+
+    Then inputs of which every size is the same, a multiple of 32.
+    """
+    tried = {_shapes(inputs)}
+    sizes = sorted({int(tensor.shape[axis]) for tensor in _tensors(inputs) for axis in resized_axes(tensor)})
+    steps = itertools.product(sizes, (1, -1), (False, True))
+    near = ((size + step, resized(inputs, size, size + step, last)) for size, step, last in steps if size + step)
+    for other, varied in near:
+        if varied is not None and _shapes(varied.inputs) not in tried:
+            tried.add(_shapes(varied.inputs))
+            yield other, varied.inputs
+    even = -(-max(sizes, default=0) // 32) * 32
+    for size in sizes:
+        varied = resized(inputs, size, even)
+        inputs = inputs if varied is None else varied.inputs
+    if _shapes(inputs) not in tried:
+        yield even, inputs
+
+
+def _shapes(inputs: Inputs) -> tuple[torch.Size, ...]:
+    return tuple(tensor.shape for tensor in _tensors(inputs))
 
 
 def _from(tensor: Tensor) -> int:

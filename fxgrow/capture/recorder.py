@@ -27,6 +27,7 @@ from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import modules_called, noting
 from fxgrow.capture.numbers import Float, Int, plain
 from fxgrow.capture.operators import call_of, is_method, opened, operator_of
+from fxgrow.capture.relations import Relation
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.capture.supposed import SUPPOSITIONS
 from fxgrow.errors import CaptureError, FxgrowError
@@ -85,6 +86,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.functions = functions
         self.memory = memory
         self.comparisons: set[numbers.SizeComparison] = set()
+        self.relations: set[Relation] = set()
         self.count, self.counts = ALL, set[int]()
         self.regions: list[fx.Node] | None = []
         self.open: list[Any] = []

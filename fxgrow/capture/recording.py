@@ -29,6 +29,7 @@ from fxgrow.capture.outputs import Form, taken_apart
 from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.questions import Question
 from fxgrow.capture.recorder import Recorder, Shapes
+from fxgrow.capture.relations import Relation
 from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, as_error, first_line
@@ -48,10 +49,11 @@ class Record:
     """One run of a forward: its graph, the class of its output, what the graph cannot keep.
 
     numbers: the names of arguments that are numbers which the forward compares. comparisons: of sizes with literals, by
-    the forward. questions: that it asked of its inputs besides. by_mode, by_size: whether the forward asked for what
-    another mode, or another size of the inputs, could change; else the record would be the same. left: the paths of
-    attributes in which the forward leaves tensors. written: the numbers that it gives modules that are a node, by path
-    and name, even if they are what they were before.
+    the forward. relations: comparisons of what is computed from several sizes, or in other ways. questions: that it
+    asked of its inputs besides. by_mode, by_size: whether the forward asked for what another mode, or another size of
+    the inputs, could change; else the record would be the same. left: the paths of attributes in which the forward
+    leaves tensors. written: the numbers that it gives modules that are a node, by path and name, even if they are what
+    they were before.
     """
 
     graph: fx.Graph
@@ -64,6 +66,7 @@ class Record:
     questions: frozenset[Question] = frozenset()
     left: tuple[str, ...] = ()
     written: dict[tuple[str, str], Any] = field(default_factory=dict)
+    relations: frozenset[Relation] = frozenset()
 
 
 class Recording:
@@ -149,7 +152,9 @@ class Recording:
         comparisons, by_size = recorder.comparisons, recorder.by_size
         questions = frozenset(recorder.questions)
         settled = recorder.settled
-        return Record(recorder.graph, form, settled, compared, comparisons, by_mode, by_size, questions, left, numbers)
+        relations = frozenset(recorder.relations)
+        seen = (by_mode, by_size, questions, left, numbers, relations)
+        return Record(recorder.graph, form, settled, compared, comparisons, *seen)
 
     def _runner(self, dtype: Callable[[torch.dtype], torch.dtype] | None) -> nn.Module:
         """The model to run, whose attributes remember where they stand."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from fxgrow.capture.probing import (
     Difference,
     changed,
     differences,
+    nearby,
     other_dtype,
     resized,
     resized_axes,
@@ -32,6 +34,7 @@ from fxgrow.capture.probing import (
 )
 from fxgrow.capture.questions import Question
 from fxgrow.capture.recording import Record, Recording, bound
+from fxgrow.capture.relations import Relation
 from fxgrow.errors import CaptureError
 from fxgrow.modules.holders import attribute
 
@@ -91,6 +94,7 @@ def probe(
     notes, same = _probed(recording, mode, graph, inputs)
     hanging = [note.feature for note in notes]
     turned = {} if BATCH in hanging else dict(_turned(recording, mode, graph, inputs, record.comparisons))
+    related = {} if SIZE in hanging else dict(_related(recording, mode, graph, inputs, record.relations))
     answers = dict(_answered_otherwise(recording, mode, graph, inputs, record.questions))
     for feature in hanging:  # only now, since the graph is compared until here
         _guard(graph, feature)
@@ -101,10 +105,12 @@ def probe(
             _guard_comparison(graph, comparison, samples)
     if halved:
         _guard(graph, BATCH)
+    for relation in related:
+        _guard_relation(graph, relation)
     for question in answers:
         node = next(node for node in graph.nodes if node.op == "placeholder" and node.target == question.argument)
         _refuse(graph, call_guards.other_than, (node, *question))
-    return [*notes, *turned.values(), *answers.values()], same
+    return [*notes, *turned.values(), *related.values(), *answers.values()], same
 
 
 def _turned(
@@ -132,6 +138,27 @@ def _turned(
             where = difference.place or type(recording.bare).__name__
             finding = f"{difference.what} hangs on the {_MEANING[feature]}, {takes} another course"
             yield comparison, Settled(finding, where, feature=feature, inputs=varied.inputs)
+
+
+def _related(
+    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, relations: Iterable[Relation]
+) -> Iterator[tuple[Relation, Settled]]:
+    """Comparisons of what is computed from sizes that lead elsewhere where a size is one more, or one less."""
+    pending = sorted(relations, key=str)
+    for other, varied in nearby(inputs):
+        if not pending:
+            return
+        try:
+            again = recording.record(mode, varied)
+        except CaptureError:  # the model does not take such inputs either
+            continue
+        difference = next(differences(graph, again.graph), None)
+        turned = [relation for relation in pending if relation.turned in again.relations]
+        for relation in turned if difference is not None else ():
+            pending.remove(relation)
+            finding = f"{difference.what} hangs on the size of the input, which as {other} takes another course"
+            where = difference.place or type(recording.bare).__name__
+            yield relation, Settled(finding, where, feature=SIZE, inputs=varied)
 
 
 def _answered_otherwise(
@@ -167,6 +194,15 @@ def _guard_comparison(graph: fx.Graph, comparison: SizeComparison, samples: int)
         asked = (comparison.operator, comparison.number, comparison.outcome, axis, comparison.steps)
         arguments = (x, named[x], *asked)
         _refuse(graph, call_guards.compared, arguments)
+
+
+def _guard_relation(graph: fx.Graph, relation: Relation) -> None:
+    """Refuse inputs of a size that makes a comparison of what is computed from sizes come out otherwise."""
+    nodes = {node.name: node for node in graph.nodes}
+    if not all(name in nodes for name in relation.tensors()):
+        _guard(graph, SIZE)
+        return
+    _refuse(graph, call_guards.related, tuple(relation), {name: nodes[name] for name in relation.tensors()})
 
 
 def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> tuple[list[Settled], frozenset[str]]:
@@ -256,9 +292,11 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta["value"], torch.Tensor) and node.meta["value"].ndim > 0
 
 
-def _refuse(graph: fx.Graph, guard: Any, arguments: tuple[Any, ...]) -> None:
+def _refuse(
+    graph: fx.Graph, guard: Any, arguments: tuple[Any, ...], named: Mapping[str, fx.Node] = MappingProxyType({})
+) -> None:
     """Let a graph call one of its guards, behind its inputs and what it looks at."""
-    read = (item for item in arguments if isinstance(item, fx.Node))
+    read = (item for item in (*arguments, *named.values()) if isinstance(item, fx.Node))
     last = max((*(node for node in graph.nodes if node.op == "placeholder"), *read))
     with graph.inserting_after(last):
-        graph.call_function(guard, arguments).meta.update(value=None, module_path="")
+        graph.call_function(guard, arguments, dict(named)).meta.update(value=None, module_path="")
