@@ -153,8 +153,9 @@ def _related(
         except CaptureError:  # the model does not take such inputs either
             continue
         difference = next(differences(graph, again.graph), None)
-        turned = [relation for relation in pending if relation.turned in again.relations]
-        for relation in turned if difference is not None else ():
+        if difference is None:
+            continue
+        for relation in [relation for relation in pending if relation.turned in again.relations]:
             pending.remove(relation)
             finding = f"{difference.what} hangs on the size of the input, which as {other} takes another course"
             where = difference.place or type(recording.bare).__name__
