@@ -132,10 +132,16 @@ def run_unread(model: nn.Module, ran: Iterable[str]) -> bool:
 
 
 def _that_run(model: nn.Module, ran: Iterable[str]) -> Iterator[tuple[Any, nn.Module]]:
-    kinds: dict[Any, nn.Module] = {type(part): part for part in model.modules() if not is_known(type(part))}
+    parts = (part for part in model.modules() if not (is_known(type(part)) or _is_of_a_growth(part)))
+    kinds: dict[Any, nn.Module] = {type(part): part for part in parts}
     named = [(model, name) for name in ran] + [(part, "forward") for part in kinds.values()]
     functions = ((getattr(owner, name, None), owner) for owner, name in named)
     return ((function, owner) for function, owner in functions if function is not None)
+
+
+def _is_of_a_growth(part: nn.Module) -> bool:
+    """Whether a part is of a class of fxgrow, such as a norm over old units; edited classes stay the user's."""
+    return home_of(type(part)).partition(".")[0] == "fxgrow"
 
 
 def _computes_only(method: Any, owner: nn.Module | None, assigning: bool = False, within: tuple[Any, ...] = ()) -> bool:

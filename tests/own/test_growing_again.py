@@ -40,3 +40,22 @@ def test_a_norm_over_several_ranges_of_old_units_follows_beside_other_numbers() 
     assert isinstance(grown, Merged) and isinstance(grown.norm, GuardedLayerNorm)
     assert type(grown.norm) is GuardedLayerNorm and grown.norm.core == ((0, 8), (13, 21))
     torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+class Labelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        spectral_norm = nn.utils.parametrizations.spectral_norm
+        self.enter, self.label = spectral_norm(nn.Linear(6, 8)), spectral_norm(nn.Embedding(5, 8))
+        self.leave = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.enter(x).relu()
+        return self.leave(h if y is None else h + self.label(y))  # type: ignore[no-any-return]
+
+
+def test_arguments_that_were_none_are_tried_again_where_norms_count_old_units() -> None:
+    torch.manual_seed(0)
+    model, x, y = Labelled().double().eval(), torch.randn(3, 6).double(), torch.tensor([0, 4, 2])
+    grown = fxgrow.grow(fxgrow.grow(model, 1.5, example_inputs=x), 1.5, example_inputs=x)
+    torch.testing.assert_close(grown(x, y), model(x, y), rtol=1e-12, atol=1e-12)
