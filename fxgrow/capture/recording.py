@@ -83,6 +83,8 @@ class Recording:
         self.functions: dict[str, CustomFunction] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.memory = Memory()
+        self.cached = False
+        """Whether it called functions that keep what they gave, so that it may make fewer calls another time."""
         self.shapes: Shapes = {}
         self.features: Any = None
         self.graph = fx.Graph()
@@ -100,8 +102,10 @@ class Recording:
         """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
 
         def run() -> Record:
-            with SharedState(self.bare) as shared, shared.caches_bypassed():
-                return copy_context().run(self._record, mode, inputs, dtype, shared)
+            with SharedState(self.bare) as shared, shared.caches_bypassed() as called:
+                record = copy_context().run(self._record, mode, inputs, dtype, shared)
+            self.cached |= bool(called)
+            return record
 
         with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_code():
             before = LEFTOVERS.of_the_next_run()

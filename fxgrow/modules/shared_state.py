@@ -132,27 +132,31 @@ class SharedState:
                     yield text, name, value
 
     @contextmanager
-    def caches_bypassed(self) -> Iterator[None]:
-        """Functions under `functools.lru_cache` run anew inside: what they would keep of a record is no value."""
+    def caches_bypassed(self) -> Iterator[list[Any]]:
+        """Functions under `functools.lru_cache` run anew inside: what they would keep of a record is no value.
+
+        Gives those that are called.
+        """
+        called: list[Any] = []
         with ExitStack() as stack:
             for kind in self.kinds:
                 for name, value in list(vars(kind).items()):
                     plain = value.__func__ if isinstance(value, staticmethod | classmethod) else value
                     if isinstance(plain, CACHED):
-                        fresh = plain.__wrapped__
+                        fresh = _noted(plain.__wrapped__, called)
                         setattr(kind, name, fresh if plain is value else type(value)(fresh))
                         stack.callback(setattr, kind, name, value)
             for names in (*self.files, *self.parts):
                 for holder, key, value in list(_items(names)):
                     if isinstance(value, CACHED):
-                        holder[key] = value.__wrapped__
+                        holder[key] = _noted(value.__wrapped__, called)
                         stack.callback(holder.__setitem__, key, value)
             for _, _, cell in _cells(dict(self._functions())):
                 value = content_of(cell)
                 if isinstance(value, CACHED):
-                    cell.cell_contents = value.__wrapped__
+                    cell.cell_contents = _noted(value.__wrapped__, called)
                     stack.callback(setattr, cell, "cell_contents", value)
-            yield
+            yield called
 
     def _functions(self) -> Iterator[tuple[str, FunctionType]]:
         """The functions of these classes, files and parts, under names that tell them apart."""
@@ -165,6 +169,17 @@ class SharedState:
                 yield from _functions_in(value, str(key))
         for name, hook in self.hooks.items():
             yield from _functions_in(hook, name)
+
+
+def _noted(function: Any, called: list[Any]) -> Any:
+    """A function that is noted whenever it is called."""
+
+    @functools.wraps(function)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        called.append(function)
+        return function(*args, **kwargs)
+
+    return noted
 
 
 def _hooks(modules: Iterable[nn.Module]) -> Iterator[Any]:

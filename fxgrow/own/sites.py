@@ -79,7 +79,8 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
             changed.append((node, edit, edit.kind in _NUMBERS))
     changed += [(nodes[edit.mode, edit.node], edit, False) for edit in apart]
     varying: set[tuple[str, str]] = set()
-    by_caller = any(note.feature == STATE for note in captured.settled)
+    cached = captured.recording is not None and captured.recording.cached
+    by_caller = cached or any(note.feature == STATE for note in captured.settled)
     while True:
         sites_made = [_site(node, edit, aside, varying, by_caller) for node, edit, aside in changed]
         more = set(_varying(captured.graphs, sites_made))

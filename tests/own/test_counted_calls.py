@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -98,3 +99,39 @@ def test_compiled_the_steps_of_a_norm_over_old_units_are_not_counted() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(grown, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(X), model(X), rtol=EXACT, atol=EXACT)
+
+
+@functools.lru_cache
+def _far(tokens: int) -> Tensor:
+    """Minus hundred for tokens that are not neighbours; kept, so that the next call reshapes nothing."""
+    places = torch.arange(tokens).reshape(tokens, 1)
+    return -100.0 * ((places - places.reshape(1, tokens)).abs() > 1).double()
+
+
+class Near(nn.Module):
+    """Attention with a bias by head, whose heads grow together: all of them have more units than the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.mix, self.out = nn.Linear(4, 12), nn.Linear(12, 36), nn.Linear(12, 12)
+        self.bias, self.leave = nn.Parameter(torch.randn(3, 1, 1)), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        batch, tokens, units = h.shape
+        q, k, v = self.mix(h).reshape(batch, tokens, 3, 3, units // 3).permute(2, 0, 3, 1, 4)
+        a = (q @ k.mT + self.bias + _far(tokens)).softmax(-1)
+        return self.leave(h + self.out((a @ v).transpose(1, 2).reshape(batch, tokens, units)))  # type: ignore[no-any-return]
+
+
+def test_calls_are_counted_as_they_are_where_a_function_keeps_what_it_gave() -> None:
+    torch.manual_seed(0)
+    model, x = Near().double().eval(), torch.randn(2, 4, 4).double()
+    grown = fxgrow.grow(model, 1.5, example_inputs=x, form="module")
+    assert grown.mix.out_features != 3 * grown.enter.out_features
+    for inputs in (x, x, torch.randn(2, 6, 4).double()):
+        _far.cache_clear()
+        for _ in range(2):
+            torch.testing.assert_close(grown(inputs), model(inputs), rtol=1e-12, atol=1e-12)
+            _far.cache_clear()
+        torch.testing.assert_close(model(inputs), grown(inputs), rtol=1e-12, atol=1e-12)
