@@ -108,7 +108,8 @@ class SizeComparison(NamedTuple):
     """What a forward asked of a size: `size < number`, by the name of the operator, and what came out.
 
     leading: whether it is the size of the first axis of a tensor, along which samples may lie. steps: what was computed
-    from the size before it was compared, as operators and their other operands: `size % 2 == 0`.
+    from the size before it was compared, as operators and their other operands: `size % 2 == 0`. with_units: whether
+    the number is one of units, which growth changes.
     """
 
     operator: str
@@ -117,6 +118,7 @@ class SizeComparison(NamedTuple):
     outcome: bool
     leading: bool = False
     steps: tuple[tuple[str, int], ...] = ()
+    with_units: bool = False
 
     @property
     def turning(self) -> int:
@@ -334,9 +336,9 @@ def _settling(plainly: Callable[..., Any]) -> Any:
             if isinstance(value, int) and number is not None and (other is None or _counts_units(other)):
                 size, steps = _computed_from(number)
                 leading = size.target == "size" and size.args[1:] == (0,)
-                recordings[-1].comparisons.add(
-                    SizeComparison(question, plain(size.meta["value"]), plain(value), outcome, leading, steps)
-                )
+                before, with_units = plain(size.meta["value"]), other is not None
+                comparison = SizeComparison(question, before, plain(value), outcome, leading, steps, with_units)
+                recordings[-1].comparisons.add(comparison)
         return outcome
 
     return method

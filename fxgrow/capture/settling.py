@@ -120,24 +120,31 @@ def _turned(
 
     So do comparisons of what is left of the samples, where a forward halves them again and again.
     """
-    samples = samples_of(inputs)
     for comparison in sorted(comparisons):
-        few, size, feature = comparison.turning, comparison.size, BATCH
-        if size != samples and comparison.leading and size:
-            few = -(-samples * few // size)
-        elif size != samples:
-            feature = SIZE
-        if few in ((samples, samples + 1) if feature == BATCH else (size, 2 * size)) or few < 1:
+        turned = turning(comparison, inputs)
+        if turned is None:
             continue
-        varied = changed(inputs, frozenset({BATCH}), few) if feature == BATCH else resized(inputs, size, few)
-        if varied is None:
-            continue
-        difference = _parting(recording, mode, graph, varied.inputs)
+        feature, few, varied = turned
+        difference = _parting(recording, mode, graph, varied)
         if difference is not None:
             takes = f"{few} of which take" if feature == BATCH else f"which as {few} takes"
             where = difference.place or type(recording.bare).__name__
             finding = f"{difference.what} hangs on the {_MEANING[feature]}, {takes} another course"
-            yield comparison, Settled(finding, where, feature=feature, inputs=varied.inputs)
+            yield comparison, Settled(finding, where, feature=feature, inputs=varied)
+
+
+def turning(comparison: SizeComparison, inputs: Inputs) -> tuple[str, int, Inputs] | None:
+    """Which size makes a comparison come out otherwise: what it is the size of, its value, and such inputs."""
+    samples = samples_of(inputs)
+    few, size, feature = comparison.turning, comparison.size, BATCH
+    if size != samples and comparison.leading and size:
+        few = -(-samples * few // size)
+    elif size != samples:
+        feature = SIZE
+    if few in ((samples, samples + 1) if feature == BATCH else (size, 2 * size)) or few < 1:
+        return None
+    varied = changed(inputs, frozenset({BATCH}), few) if feature == BATCH else resized(inputs, size, few)
+    return None if varied is None else (feature, few, varied.inputs)
 
 
 def _related(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,10 @@ from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.questions import NEEDING
+from fxgrow.capture.recording import Recording
+from fxgrow.capture.settling import turning
 from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.modules.devices import device_of
 from fxgrow.modules.tensors import named_tensors
 from fxgrow.own.call_edits import FORWARD
 from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, TensorGrowth
@@ -54,7 +58,24 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
             return Obstacle(f"{note.what}, and there the class computes something else: {text}", note.where)
         if note.feature != NEEDING:  # which no plan keeps of its inputs
             plans.append(replace(course, form="module"))
+    if plans and (text := _parting_by_units(own, source, captured, plan, replan)) is not None:
+        return Obstacle(f"the course hangs on a number of units: {text}", type(source).__name__)
     return tuple(plans)
+
+
+def _parting_by_units(
+    own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, replan: Replan
+) -> Parting | None:
+    """Where the grown copy takes another course than its original, since a size is compared with grown units."""
+    inputs = with_channels(captured.inputs, plan.channels)
+    record = Recording(skeleton(own), device_of(own)).record("eval", inputs)
+    for comparison in sorted(c for c in record.comparisons if c.with_units):
+        if (turned := turning(comparison, captured.inputs)) is not None:
+            with suppress(FxgrowError):  # the model does not take such inputs
+                other, course = replan(turned[-1])
+                if (text := parting_on(own, source, plan, other, course)) is not None:
+                    return text
+    return None
 
 
 def parting_on(own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan) -> Parting | None:

@@ -79,3 +79,25 @@ def test_several_numbers_are_compared_with_one_size() -> None:
     grown = fxgrow.grow(model, width=1.5, example_inputs=X)
     assert type(grown) is Twice and (grown.left.wide, grown.right.wide) == (12, 12)
     assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
+
+
+class Fewer(nn.Module):
+    """Divides by another number where there are fewer units than rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.body(x))
+        return self.head(y) / (5 if y.shape[1] < y.shape[2] else 2)
+
+
+def test_units_that_come_to_be_more_than_rows_take_no_other_course() -> None:
+    model = Fewer().double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=torch.randn(2, 3, 20, 20, dtype=torch.float64))
+    for rows in (9, 11, 12, 13, 30):  # 12 units in the grown copy
+        x = torch.randn(2, 3, rows, rows, dtype=torch.float64)
+        assert worst_error(model, grown, (x,), training=False) < 1e-12
+    plan = fxgrow.report(grown).plan
+    assert plan.obstacle is not None and "hangs on a number of units" in plan.obstacle.what
