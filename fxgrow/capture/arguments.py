@@ -253,8 +253,8 @@ def _besides(constants: Sequence[Any]) -> list[Any]:
 def _other_numbers(value: Any) -> list[Any]:
     """Numbers that code names nowhere, in place of one, of each in a tuple or list, or of None."""
     if value is None or type(value) is int:
-        near = (value // 2,) if value and value > 3 else (1, 2)
-        return [OtherNumber(number) for number in (*near, 0, -1) if number != value]
+        near = (value // 2, value + 1) if value and value > 3 else (1, 2, (value or 1) + 1)
+        return [OtherNumber(number) for number in dict.fromkeys((*near, 0, -1)) if number != value]
     if type(value) is float:
         return [value / 2 or 0.5]
     if isinstance(value, (tuple, list)) and value and all(type(item) is int for item in value):

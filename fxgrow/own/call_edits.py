@@ -31,12 +31,13 @@ FORWARD = "forward"
 class CallEdit:
     """What a call that a forward makes becomes.
 
-    target: the function, or the name of the method. index: which of the calls of it; None: each. change: "guard",
-    "core_input", "multiply" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method:
-    in which method, whose calls are counted. within: the methods inside it that make the call, and are not edited if
-    they run by themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval"
-    or "train", if only that mode changes it. inside, given: as of `fxgrow.own.sites.Site`. weight: that which takes
-    up what the input is multiplied by, once that is folded, as the module calls it.
+    target: the function, or the name of the method. index: which of the calls of it; None: each. onward: whether
+    each later one, too. change: "guard", "core_input", "multiply" or another number ("literal", "ratio") at `path`.
+    value: what the plan says of it. method: in which method, whose calls are counted. within: the methods inside it
+    that make the call, and are not edited if they run by themselves. caller: the name of the function whose calls
+    alone are counted, if not all are. mode: "eval" or "train", if only that mode changes it. inside, given: as of
+    `fxgrow.own.sites.Site`. weight: that which takes up what the input is multiplied by, once that is folded, as
+    the module calls it.
     """
 
     target: Any
@@ -51,6 +52,11 @@ class CallEdit:
     inside: str = ""
     weight: str = ""
     given: Any = ...
+    onward: bool = False
+
+    def is_of(self, index: int) -> bool:
+        """Whether it changes a call, by its index."""
+        return self.index in (None, index) or (self.onward and self.index < index)  # type: ignore[operator]
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
@@ -92,10 +98,9 @@ class Editing(TorchFunctionMode):
         super().__init__()
         self.module, self.owner, self.together = module, module, together
         together.append(self)
-        self.edits: dict[Any, dict[tuple[str, str], dict[int | None, list[CallEdit]]]] = {}
+        self.edits: dict[Any, dict[tuple[str, str], list[CallEdit]]] = {}
         for edit in edits:
-            by_place = self.edits.setdefault(edit.target, {})
-            by_place.setdefault((edit.caller, edit.inside), {}).setdefault(edit.index, []).append(edit)
+            self.edits.setdefault(edit.target, {}).setdefault((edit.caller, edit.inside), []).append(edit)
         self.count = {(target, *place): 0 for target, by_place in self.edits.items() for place in by_place}
         self.modules = modules_called()
 
@@ -121,14 +126,14 @@ class Editing(TorchFunctionMode):
                 args = [self._seeing(arg) if callable(arg) else arg for arg in args]
             return func(*args, **kwargs)
         kinds = kinds_called(self.modules)
-        for (caller, inside), by_index in self.edits[target].items():
+        for (caller, inside), edits in self.edits[target].items():
             if not _ends_in(kinds, inside) or (caller and caller != calling_function()):
                 continue
             if not torch.compiler.is_compiling():
                 keep_for_again(self.together, self.owner)
             index = self.count[target, caller, inside]
             self.count[target, caller, inside] += 1
-            for edit in (*by_index.get(index, ()), *by_index.get(None, ())):
+            for edit in (edit for edit in edits if edit.is_of(index)):
                 if edit.change == "guard":
                     return guards.in_place_of(edit.value, args, kwargs)
                 args, kwargs = edit.apply(args, kwargs)

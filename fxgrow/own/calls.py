@@ -34,7 +34,7 @@ from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
 from fxgrow.own.other_calls import OtherCall, Place, adds_up, bare, both, of_flag, other_calls, several_items
-from fxgrow.own.sites import Site, sites_of_course
+from fxgrow.own.sites import Site, further_sites, sites_of_course
 from fxgrow.own.telling import telling_calls
 from fxgrow.own.unread import read_by
 from fxgrow.planning.analysis import hold
@@ -101,7 +101,7 @@ class _OtherCalls:
         self, own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, there: Sequence[Site], replan: Replan
     ) -> None:
         self.own, self.source, self.captured, self.plan, self.replan = own, source, captured, plan, replan
-        self.there, self._changed = there, {site.key for site in there}
+        self.there = there
         self.more, self.complete = plan, True
         self.courses: list[Plan] = []
         self.others: list[tuple[Captured, Plan]] = []
@@ -224,7 +224,10 @@ class _OtherCalls:
         if problem is None:
             course = replace(course, form="module", calls=(call.text,), method=call.method)
             course = replace(course, left=call.left, flags=call.flags)
-            problem = (self._difference if call.together else self._taken)(course, other, before, after)
+            if call.together:
+                problem = self._difference(course, other, before, after)
+            else:
+                problem = self._taken(course, other, before, after, call.unnamed)
         if problem is None:
             right.append(in_words(call.value))
             counted = type(call.value) in (int, float) and any(call.place == other.place for other in self._taking)
@@ -321,14 +324,16 @@ class _OtherCalls:
             return False
         return next(differences(graph, other), None) is None
 
-    def _taken(self, course: Plan, other: Captured, before: nn.Module, after: nn.Module) -> str | None:
+    def _taken(self, course: Plan, other: Captured, before: nn.Module, after: nn.Module, unnamed: bool) -> str | None:
         """Take up the plan of another course; or what stands in the way of it.
 
-        before, after: the model and its grown copy, as they are called there.
+        before, after: the model and its grown copy, as they are called there. unnamed: as of the call.
         """
         longer = with_more(self.more, course)
-        further = any(not site.aside and site.key not in self._changed for site in sites_of_course(other, course))
-        more_grows, kept = further or longer is not self.more, _is_kept(course.inputs)
+        further = further_sites((site for site in sites_of_course(other, course) if not site.aside), self.there)
+        if unnamed and not {site.change for site in further}.isdisjoint(site.change for site in self.there):
+            return "calls are made more often that growth changes one by one"
+        more_grows, kept = bool(further) or longer is not self.more, _is_kept(course.inputs)
         if more_grows and not kept:
             return "more would grow, and a plan keeps no call with such an object"
         if more_grows and course.calls not in self._known:

@@ -47,7 +47,7 @@ from fxgrow.own.edited import (
 from fxgrow.own.following import follow_sizes, origins_of, sizes_of_parts
 from fxgrow.own.positions import follow_positions, intermediates_apart
 from fxgrow.own.reading import may_read
-from fxgrow.own.sites import Site, sites, sites_of_course
+from fxgrow.own.sites import Site, further_sites, sites, sites_of_course
 from fxgrow.own.sizes import SizeSettings, wanted
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
@@ -98,9 +98,7 @@ def own_class(
     spelled = spelled_out(grown)
     graphs = {**_graphs_of_sizes(grown, spelled, inputs)}  # and those of other courses
     for number, (other, course) in enumerate(others):
-        keys = {site.key for site in sure}
-        further_sites = (site for site in sites_of_course(other, course) if site.key not in keys)
-        sure += [site for site in further_sites if replace(site, index=None).key not in keys]
+        sure += further_sites(sites_of_course(other, course), sure)
         graph = widened(other, course, named_tensors(skeleton(source)), "")
         of_course = _graphs_of_sizes(graph, spelled_out(graph), with_channels(other.inputs, plan.channels))
         graphs.update((f"{mode} {number}", taken) for mode, taken in of_course.items())
@@ -365,7 +363,9 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
             what = f"no subclass of {type(module).__name__} can make this call another"
             return Obstacle(what, path or type(own).__name__, site.edit.node)
         edit, where = site.edit, (site.method, site.within, site.caller, site.mode, site.inside)
-        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where, weight, site.given))
+        edits.append(
+            CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where, weight, site.given, site.onward)
+        )
     before = module.edits if isinstance(module, Edited) else ()
     known = {replace(edit, value=None, given=...) for growth in before for edit in growth if edit.change == "multiply"}
     more = tuple(  # what multiplies already has taken on its number as an attribute

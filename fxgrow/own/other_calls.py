@@ -38,7 +38,8 @@ class OtherCall(NamedTuple):
     """A call that the model was not captured with, or one of a model some of whose attributes have other values.
 
     as_it_was: the argument or attribute in words, if it is one. beside: another one that has another value, too, and
-    which, in words. several: whether it has at once what several other values change of the argument.
+    which, in words. several: whether it has at once what several other values change of the argument. unnamed: whether
+    the value is a number that no code names.
     """
 
     text: str
@@ -51,6 +52,7 @@ class OtherCall(NamedTuple):
     flags: tuple[Flag, ...] = ()
     beside: tuple[str, ...] = ()
     several: bool = False
+    unnamed: bool = False
 
     @property
     def together(self) -> bool:
@@ -88,10 +90,11 @@ def other_calls(
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
-        given = int(value) if isinstance(value, OtherNumber) else value
+        unnamed = isinstance(value, OtherNumber)
+        given = int(value) if unnamed else value
         inputs = with_argument(source, captured.inputs, name, given)
-        call = OtherCall(f"{name}={in_words(given)}", inputs, (as_it_was,), name, given)
-        if not isinstance(value, OtherNumber) or may_be(call):
+        call = OtherCall(f"{name}={in_words(given)}", inputs, (as_it_was,), name, given, unnamed=unnamed)
+        if not unnamed or may_be(call):
             yield call
     for flag, before_it in flags if computing else ():
         said, text = in_words(before_it), f"{flag.name}={in_words(flag.value)}"

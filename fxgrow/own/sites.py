@@ -23,15 +23,16 @@ from fxgrow.transforms.folding import weight_of
 class Site:
     """A call that growth changes, as the module finds it that makes it.
 
-    module: its path. called: whether the call is of the module as a whole. target: else the function, or the name of
-    the method. index: which call of the target it is while `method` of the module runs; None: each of them. calls: how
-    many there are. aside: whether it may come out by itself. within: the methods that run then inside `method`, and
-    make other calls at another run. in_forward: the site of the same call within the whole forward, where `method` is
-    another. caller: the function whose calls alone are counted, where another may make fewer of them at the next run.
-    mode: the mode that alone changes it, where the other makes such calls too and does not change this one alike.
-    inside: the classes of the modules that the module calls and that have no place of their own, if one of these makes
-    the call; calls of other modules are not counted. weight: the name of that which a multiplied call applies. given:
-    what the grown copy hands the call in place of the number that comes there; `...`: it is not known.
+    module: its path. called: whether the call is of the module as a whole. target: else the function, or the name
+    of the method. index: which call of the target it is while `method` of the module runs; None: each of them.
+    onward: whether it is each later one, too. calls: how many there are. aside: whether it may come out by itself.
+    within: the methods that run then inside `method`, and make other calls at another run. in_forward: the site of
+    the same call within the whole forward, where `method` is another. caller: the function whose calls alone are
+    counted, where another may make fewer of them at the next run. mode: the mode that alone changes it, where the
+    other makes such calls too and does not change this one alike. inside: the classes of the modules that the
+    module calls and that have no place of their own, if one of these makes the call; calls of other modules are not
+    counted. weight: the name of that which a multiplied call applies. given: what the grown copy hands the call in
+    place of the number that comes there; `...`: it is not known.
     """
 
     module: str
@@ -49,14 +50,26 @@ class Site:
     inside: str = ""
     weight: str = ""
     given: Any = ...
+    onward: bool = False
+
+    @property
+    def change(self) -> Any:
+        """Which change it is, of whichever call of the target."""
+        edit = self.edit
+        place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
+        run = self.module, self.mode, self.method, self.caller, self.inside
+        return *run, self.called, self.target, self.weight, edit.kind, place
 
     @property
     def key(self) -> Any:
         """Which change of which call it is."""
-        edit = self.edit
-        place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
-        run = self.module, self.mode, self.method, self.caller, self.inside
-        return *run, self.called, self.target, self.index, self.weight, edit.kind, place
+        return self.change, self.index, self.onward
+
+    def includes(self, other: Site) -> bool:
+        """Whether it is a change of all calls of which another site is the same change."""
+        if self.index is None or other.index is None:
+            return self.index is None
+        return self.index == other.index if not self.onward else self.index <= other.index
 
 
 _CHANGES = ("guard", "core_input", "multiply")
@@ -85,8 +98,9 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
         sites_made = [_site(node, edit, aside, varying, by_caller) for node, edit, aside in changed]
         more = set(_varying(captured.graphs, sites_made))
         if not more:
-            by_mode = list(_by_mode(captured.graphs, [site for site, _ in sites_made]))
-            return tuple(_together(tuple({site.key: site for site in reversed(by_mode)}.values())[::-1]))
+            by_mode = grouped((site.edit.mode, site) for site, _ in sites_made).values()
+            each = list(_by_mode(captured.graphs, [site for one_mode in by_mode for site in _together(one_mode)]))
+            return tuple({site.key: site for site in reversed(each)}.values())[::-1]
         varying |= more
 
 
@@ -105,12 +119,26 @@ def _by_mode(graphs: Mapping[str, fx.Graph], sites_made: Sequence[Site]) -> Iter
 
 
 def _together(sites_made: Iterable[Site]) -> Iterator[Site]:
-    """The sites, but one where each call of a target is changed alike: a loop makes more of them on another input."""
-    by_change = grouped((replace(site, index=None).key, site) for site in sites_made)
-    for first, *others in by_change.values():
-        alike = all((site.edit.value, site.aside) == (first.edit.value, first.aside) for site in others)
-        each = alike and len(others) + 1 == first.calls > 1
-        yield from (replace(first, index=None, in_forward=None),) if each else (first, *others)
+    """The sites of a mode, but one where all calls of a target from one on are changed alike.
+
+    A loop makes more of them where it turns more often.
+    """
+    for alike in grouped(((site.change, str(site.edit.value), site.aside), site) for site in sites_made).values():
+        by_index = {site.index: site for site in alike}
+        start = first.calls if (first := alike[0]).index is not None else 0
+        while start - 1 in by_index:
+            start -= 1
+        if first.calls - start > 1:
+            yield from (site for index, site in by_index.items() if index < start)
+            yield replace(by_index[start], index=start or None, onward=bool(start), in_forward=None)
+        else:
+            yield from alike
+
+
+def further_sites(there: Iterable[Site], known: Iterable[Site]) -> list[Site]:
+    """The sites that none of those that are known includes."""
+    by_change = grouped((site.change, site) for site in known)
+    return [site for site in there if not any(each.includes(site) for each in by_change.get(site.change, ()))]
 
 
 def sites_of_course(captured: Captured, course: Plan) -> Iterator[Site]:

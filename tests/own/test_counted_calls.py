@@ -135,3 +135,29 @@ def test_calls_are_counted_as_they_are_where_a_function_keeps_what_it_gave() -> 
             torch.testing.assert_close(grown(inputs), model(inputs), rtol=1e-12, atol=1e-12)
             _far.cache_clear()
         torch.testing.assert_close(model(inputs), grown(inputs), rtol=1e-12, atol=1e-12)
+
+
+class Turning(nn.Module):
+    """Scales by the number of units: once by chance in train mode, then at each turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.query, self.last = nn.Linear(8, 12), nn.Linear(12, 12), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor, turns: int = 2) -> Tensor:
+        x = self.first(x)
+        if self.training:
+            x = x * torch.full((1, 1), 1.5, dtype=x.dtype)
+        for _ in range(turns):
+            scores = (self.query(x) * x.shape[-1] ** -0.5) @ x.mT
+            x = x + scores.softmax(-1) @ x
+        return self.last(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_each_turn_calls_is_changed_at_further_turns_too(training: bool) -> None:
+    model = lively(Turning().double()).train(training)
+    grown = fxgrow.grow(model, 1.5, example_inputs=X)
+    assert isinstance(grown, Turning)
+    for turns in (1, 2, 3, 6):
+        assert float((grown(X, turns) - model(X, turns)).abs().max()) < EXACT
