@@ -83,10 +83,10 @@ def _name_of_function(function: Any) -> str:
 def unkept(model: nn.Module, before: Mapping[str, Part]) -> list[str]:
     """Hooks and forwards of single parts that no file keeps, in words; before: what each part was as it grew."""
     return [
-        f"{said} {names} of {path or type(part).__name__}"
+        f"{said} {names} of {path or type(part).__name__}" if names else f"that {said} {then} of {path} is gone"
         for path, part in model.named_modules()
         for said, names in functions_around(part).items()
-        if names and path in before and dict(before[path].functions).get(said) != names
+        if path in before and (then := dict(before[path].functions).get(said, "")) != names
     ]
 
 

@@ -6,6 +6,7 @@ gives, to the bit.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -121,11 +122,30 @@ def deepened(model: nn.Module, plan: Plan, captured: Captured | None = None) -> 
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
     captured = captured if captured is not None else recapture(model, recalled(plan.inputs))
+    _check_hooks(captured, plan)
     if plan.depth is not None:
         add_blocks(captured, plan.depth)
     add_readouts(captured, plan.readouts)
     check_made_for(captured, plan)
     return captured
+
+
+def _check_hooks(captured: Captured, plan: Plan) -> None:
+    """Refuse a model that lacks a hook of the one that a plan was made for, and computes otherwise for it."""
+    for path, name in plan.hooks:
+        if (path, name) in captured.hooks:
+            continue
+        if path:
+            raise PlanError(
+                f"the hook {name}, which computes something, is missing",
+                where=path,
+                remedy="put it on that module first, as it was when the model grew",
+            )
+        warnings.warn(
+            f"{type(captured.model).__name__} has no hook {name} around the whole, as it had when it grew: put it on "
+            "again if it computes something",
+            stacklevel=3,
+        )
 
 
 def check_made_for(captured: Captured, plan: Plan) -> None:

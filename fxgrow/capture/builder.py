@@ -17,7 +17,7 @@ from fxgrow.capture.answers import behind, if_finite, is_drawn, of_values, state
 from fxgrow.capture.chance import chance
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.filled import Filled
-from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRuns, calling_function, kinds_called
+from fxgrow.capture.methods import CALLER, HOOK, INSIDE, RUNNING, MethodRuns, calling_function, kinds_called
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.operators import MOVING
 from fxgrow.capture.questions import Question, questions
@@ -172,6 +172,8 @@ class GraphBuilder(Refusals):
         node.meta["module_path"] = self.place() if place is None else place
         if runs := self.methods.now():
             node.meta[RUNNING] = runs
+        if (hook := self.methods.hook()) is not None:
+            node.meta[HOOK] = hook
         if node.op in ("call_function", "call_method"):
             node.meta[CALLER] = calling_function()
             node.meta[INSIDE] = kinds_called(self._running()[1])
@@ -210,7 +212,8 @@ class GraphBuilder(Refusals):
 
     def running_hook(self) -> str | None:
         """The name of the hook that runs; None where none does."""
-        return self.methods.hook()
+        hook = self.methods.hook()
+        return None if hook is None else hook.name
 
     def operands(self, args: Any, kwargs: Any) -> Operands:
         """What a call is given, as the graph holds it."""

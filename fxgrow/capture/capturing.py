@@ -11,6 +11,7 @@ from torch import fx, nn
 from fxgrow.capture.attributes import note_written
 from fxgrow.capture.contexts import STATE, Settled
 from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
+from fxgrow.capture.methods import HOOK, RunningHook, names_of_hooks
 from fxgrow.capture.modes import GrownGraphModule, copied, merge, naming_alike
 from fxgrow.capture.norms import spelled_out
 from fxgrow.capture.outputs import Form
@@ -42,6 +43,7 @@ class Captured:
         find that it does the same. recording: what recorded it in eval mode. left: the paths of attributes in which the
         forward leaves tensors. before: the same as it was captured, where new blocks have been put in since. hooked:
         layers that hooks run around; the graphs call these without them, and have nodes for what they compute.
+        hooks: those of modules that compute something, and those around the whole, of which no record knows.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Captured:
     left: tuple[str, ...] = ()
     before: Captured | None = field(default=None, repr=False, compare=False)
     hooked: tuple[str, ...] = ()
+    hooks: tuple[RunningHook, ...] = ()
 
     def kept(self) -> Captured:
         """The same, as it is now: what is put into the one does not show in the other."""
@@ -91,6 +94,8 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
     first = recording.record("eval", inputs)
     records = {"eval": first, "train": recording.record("train", inputs)} if first.by_mode else {"eval": first}
     graphs = {mode: record.graph for mode, record in records.items()}
+    computing = {node.meta[HOOK] for graph in graphs.values() for node in graph.nodes if HOOK in node.meta}
+    hooks = tuple(sorted({*computing, *(RunningHook("", name) for name in names_of_hooks(bare))}))
     tree = twin_of(bare, share=True)  # what is put into it would be seen by a forward that goes through its parts
     graphs = merge(tree, graphs) if first.by_mode else {"both": first.graph}
     settled = [note for record in records.values() for note in record.settled]
@@ -122,9 +127,8 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
         part.training = modes.get(path, modes.get(path.rpartition(".")[0], model.training))
     tried = tuple(OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
     left = tuple(dict.fromkeys(path for record in records.values() for path in record.left))
-    return Captured(
-        tree, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording, left=left, hooked=hooked
-    )
+    notes = tuple(dict.fromkeys(settled))
+    return Captured(tree, graphs, inputs, first.form, notes, tried, recording, left=left, hooked=hooked, hooks=hooks)
 
 
 def as_graphs_call(model: nn.Module, captured: Captured) -> nn.Module:

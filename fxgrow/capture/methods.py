@@ -26,6 +26,9 @@ CALLER = "caller"
 INSIDE = "inside"
 """The key under which nodes keep what `kinds_called` says: the modules that the one at whose place they are calls."""
 
+HOOK = "hook"
+"""The key under which nodes keep the hook that made them, as a `RunningHook`."""
+
 _ASIDE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 _RECORDING = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("builder", "recorder", "questions"))
 
@@ -43,6 +46,13 @@ class MethodRun(NamedTuple):
     number: int
 
 
+class RunningHook(NamedTuple):
+    """A hook on a forward that runs; path: of its module; name: of its function."""
+
+    path: str
+    name: str
+
+
 class MethodRuns:
     """Tells which methods of modules run.
 
@@ -54,10 +64,7 @@ class MethodRuns:
     def __init__(self, modules: Collection[nn.Module], paths: Mapping[int, str]) -> None:
         self.paths = paths
         self.names = {id(code): name for kind in set(map(type, modules)) for name, code in _methods(kind)}
-        hooks = [
-            hook for part in modules for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
-        ]
-        self.hooks = {id(code): code.co_name for code in map(_code_of_hook, hooks) if code is not None}
+        self.hooks = {id(code): code.co_name for part in modules for code in _codes_of_hooks(part)}
         self.outermost: FrameType | None = None
         self.runs: dict[FrameType, MethodRun | None] = {}
 
@@ -82,12 +89,14 @@ class MethodRuns:
             frame = frame.f_back
         return tuple(run for run in reversed(runs) if run is not None)
 
-    def hook(self) -> str | None:
-        """The name of the hook on a forward that runs; None where none does."""
+    def hook(self) -> RunningHook | None:
+        """The hook on a forward that runs; None where none does."""
         frame = sys._getframe(1) if self.hooks and self.outermost is not None else None
+        name = None
         while frame is not None and frame is not self.outermost:
-            if id(frame.f_code) in self.hooks:
-                return self.hooks[id(frame.f_code)]
+            name = name or self.hooks.get(id(frame.f_code))
+            if name is not None and _calls_module(frame):
+                return RunningHook(self.paths.get(id(frame.f_locals[_CALLING[frame.f_code.co_name]]), ""), name)
             frame = frame.f_back
         return None
 
@@ -96,6 +105,16 @@ class MethodRuns:
             path = self.paths.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
             self.runs[frame] = None if path is None else MethodRun(path, name, len(self.runs))
         return self.runs[frame]
+
+
+def names_of_hooks(module: nn.Module) -> set[str]:
+    """The names of the functions that hooks of a user's own on the forward of a module run."""
+    return {code.co_name for code in _codes_of_hooks(module)}
+
+
+def _codes_of_hooks(module: nn.Module) -> list[CodeType]:
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return [code for code in map(_code_of_hook, hooks) if code is not None]
 
 
 def _code_of_hook(hook: Any) -> CodeType | None:
@@ -140,8 +159,11 @@ def _while_compiling(function: Function) -> Function:
 
 def _calls_of_modules() -> list[FrameType]:
     """The frames that call modules, from within to without."""
-    frames = outward(sys._getframe(2))
-    return [f for f in frames if f.f_code.co_name in _CALLING and f.f_code.co_filename in _CALLING_FILES]
+    return list(filter(_calls_module, outward(sys._getframe(2))))
+
+
+def _calls_module(frame: FrameType) -> bool:
+    return frame.f_code.co_name in _CALLING and frame.f_code.co_filename in _CALLING_FILES
 
 
 def _kinds_compiled() -> list[type]:

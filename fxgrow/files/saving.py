@@ -69,7 +69,8 @@ def save(
     FileError: the module was not grown by fxgrow, or holds no data (meta device), or `base` does not name the
         original, or the file cannot be written.
 
-    A UserWarning names hooks and forwards that were put on single parts since the model grew: no file keeps them.
+    A UserWarning names hooks and forwards that were put on single parts, or taken off, since the model grew: no file
+    keeps them.
     """
     history = known_history(grown, FileError, "save what fxgrow.grow returned, or use torch.save")
     tensors = tensors_of(grown, history)
@@ -170,8 +171,8 @@ def _warn_of_hooks(grown: nn.Module, history: History) -> None:
     missing = unkept(grown, dict(history.parts))
     if missing:
         warnings.warn(
-            f"the file does not keep {', '.join(missing[:3])}{', ...' if missing[3:] else ''}, put there since the "
-            "model grew: do so again after loading",
+            f"the file does not keep {', '.join(missing[:3])}{', ...' if missing[3:] else ''}: do again after loading "
+            "what was done since the model grew",
             stacklevel=3,
         )
 
@@ -182,7 +183,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     Parameters
     ----------
     model: the original, or one built in the same way. Only its structure is used, and it is not touched. It may be
-        left out where the file names a timm or torchvision model.
+        left out where the file names a timm or torchvision model. Hooks that compute something have to be on it as
+        they were when it grew.
 
     Raises
     ------

@@ -74,6 +74,7 @@ class Entries:
             inputs=described(captured.inputs),
             tier=captured.tier,
             hooked_whole=True,
+            hooks=tuple((hook.path, hook.name) for hook in captured.hooks),
         )
 
     @cached_property

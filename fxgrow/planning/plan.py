@@ -219,6 +219,7 @@ class Plan(Shown):
     classes, channels: where more of them were asked for, how many there were and are.
     configs: for a model that its class builds from a config, how the config grows.
     hooked_whole: whether layers that hooks run around are one node each in its graphs, as in all plans but old ones.
+    hooks: path of a module and name of a function for each hook that computes something, and each around the whole.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -257,6 +258,7 @@ class Plan(Shown):
     channels: Channels | None = None
     configs: tuple[ConfigGrowth, ...] = ()
     hooked_whole: bool = False
+    hooks: tuple[tuple[str, str], ...] = ()
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""

@@ -236,3 +236,12 @@ def test_a_layer_of_a_graph_that_gets_a_hook_stays_and_says_so() -> None:
     assert why in str(fxgrow.certify(grown, leaves()))
     plan = fxgrow.plan(grown, width=1.5, example_inputs=X)
     assert any(held.reason.startswith(why) for held in plan.held)
+
+
+def test_hooks_that_compute_are_known_by_their_module() -> None:
+    model, adapter = nn.Sequential(nn.Linear(8, 12), Block(), nn.Linear(12, 2)).double(), nn.Linear(12, 12).double()
+    model[1].register_module("adapter", adapter)
+    model[1].register_forward_hook(lambda block, _, result: result + block.adapter(result))
+    model[1].enter.register_forward_hook(lambda layer, _, result: layer.__dict__.update(mean=result.mean().shape))
+    plan = fxgrow.plan(model, width=2, example_inputs=X)
+    assert plan.hooks == (("1", "<lambda>"),)  # not the layer that it runs, and not what only looks

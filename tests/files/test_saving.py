@@ -343,3 +343,49 @@ def test_a_model_that_takes_another_course_on_another_size(tmp_path: Path) -> No
     for side in (8, 16):
         x = torch.randn(2, 3, side, side).double()
         torch.testing.assert_close(loaded(x), model(x), rtol=1e-10, atol=0)
+
+
+def doubled(module: nn.Module, given: Any, result: torch.Tensor) -> torch.Tensor:
+    return 2 * result
+
+
+def raised(module: nn.Module, given: Any) -> Any:
+    return (given[0] + 1,)
+
+
+def looking(module: nn.Module, given: Any, result: torch.Tensor) -> None:
+    module.__dict__["seen"] = tuple(result.shape)
+
+
+def with_hooks(*, computing: bool, looking_on: bool = True) -> nn.Module:
+    model = perceptron()
+    if computing:
+        model[0].register_forward_hook(doubled)
+        model[2].register_forward_pre_hook(raised)
+    if looking_on:
+        model[1].register_forward_hook(looking)
+    return model
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.filterwarnings("ignore:the grown model is a graph")
+def test_a_file_loads_only_into_a_model_with_the_hooks_that_compute(form: str, tmp_path: Path) -> None:
+    grown = fxgrow.grow(with_hooks(computing=True), 2, example_inputs=ROW, form=form)
+    assert fxgrow.report(grown).plan.hooks == (("0", "doubled"), ("2", "raised"))
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    with pytest.raises(FileError, match=r"the hook doubled, which computes something, is missing \(at 0\): put it on"):
+        fxgrow.load(tmp_path / "grown.safetensors", with_hooks(computing=False))
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", with_hooks(computing=True, looking_on=False))
+    assert torch.equal(loaded(ROW), grown(ROW))
+
+
+def test_hooks_around_the_whole_and_hooks_taken_off_are_named(tmp_path: Path) -> None:
+    model = with_hooks(computing=True)
+    model.register_forward_hook(doubled)
+    grown = fxgrow.grow(model, 2, example_inputs=ROW)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    with pytest.warns(UserWarning, match="Sequential has no hook doubled around the whole"):
+        fxgrow.load(tmp_path / "grown.safetensors", with_hooks(computing=True))
+    grown.get_submodule("0")._forward_hooks.clear()
+    with pytest.warns(UserWarning, match="does not keep that the hook doubled of 0 is gone"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
