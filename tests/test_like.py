@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -304,6 +305,37 @@ def test_other_rates_of_the_target_stand_in_no_way(here: nn.Module, there: nn.Mo
     native = Skipping(8, there).double().eval()
     native.load_state_dict(grown.state_dict())
     torch.testing.assert_close(native(inputs), model.eval()(inputs), rtol=EXACT, atol=EXACT)
+
+
+class DroppingTwice(Skipping):
+    def __init__(self, width: int, drop: nn.Module, again: nn.Module) -> None:
+        super().__init__(width, drop)
+        self.again = again
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.again(x))  # type: ignore[no-any-return]
+
+
+def dropping_twice(width: int, drop: nn.Module, *, shared: bool = True) -> DroppingTwice:
+    return DroppingTwice(width, drop, drop if shared else copy.deepcopy(drop))
+
+
+@pytest.mark.parametrize("way", [(nn.Dropout(0.3), nn.Identity()), (nn.Identity(), nn.Dropout(0.3))], ids=str)
+def test_other_rates_of_a_shared_part_stand_in_no_way(way: tuple[nn.Module, nn.Module]) -> None:
+    model, target = (dropping_twice(width, drop) for width, drop in zip((4, 8), way, strict=True))
+    grown = fxgrow.grow(lively(model).double(), like=target, example_inputs=normal(5, 3))
+    assert str(grown.drop) == str(way[0]) and grown.again is grown.drop
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+def test_parts_that_only_one_model_shares_are_named() -> None:
+    shared, apart = (dropping_twice(4, nn.Dropout(0.3), shared=shared) for shared in (True, False))
+    for model, target, message in (
+        (shared, apart, r"the model has one Dropout there and at drop, and the target has two \(at again\): let both"),
+        (apart, shared, r"the target has one Dropout there and at drop, and the model has two \(at again\): let both"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            fxgrow.plan(model, like=target, example_inputs=torch.randn(2, 3))
 
 
 def test_parts_that_do_more_than_drop_are_no_rates() -> None:

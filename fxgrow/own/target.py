@@ -35,6 +35,8 @@ def check_alike(model: nn.Module, target: nn.Module, name: str = "target") -> No
     """
     ours = {path: part for path, part in model.named_modules() if not isinstance(part, OPAQUE)}
     theirs = dict(target.named_modules())
+    _check_shared_alike(model, target, "model", name)
+    _check_shared_alike(target, model, name, "model")
     for path in theirs:
         if path not in ours:
             kind = type(theirs[path]).__name__
@@ -69,7 +71,7 @@ def put_into(
     for path, part in own.named_modules():
         if plain_kind(part) is not plain_kind(parts[path]):  # both only drop
             drops.append((path, str(part), str(parts[path])))
-            result.set_submodule(path, skeleton(part))
+            _exchange(result, parts[path], skeleton(part))
         elif type(part) is not type(parts[path]):
             otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
             norms += [path] if is_norm_over_old_units(part) else []
@@ -79,6 +81,28 @@ def put_into(
                     parts[path].__dict__[made] = part.__dict__[made]
     settings = _necessary(result, list(_differences(own, result)), grown, inputs, name)
     return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise), tuple(norms), tuple(drops))
+
+
+def _exchange(model: nn.Module, before: nn.Module, after: nn.Module) -> None:
+    """Put a part in the place of another under all of its names."""
+    for holder in list(model.modules()):
+        for name, part in holder._modules.items():
+            if part is before:
+                holder._modules[name] = after
+
+
+def _check_shared_alike(model: nn.Module, other: nn.Module, here: str, there: str) -> None:
+    """Raise a PlanError for the first part that a model has under a second name, where the other has two parts."""
+    names: dict[int, str] = {}
+    own = dict(other.named_modules())
+    for path, part in model.named_modules(remove_duplicate=False):
+        first = names.setdefault(id(part), path)
+        if first != path and first in own and path in own:
+            raise PlanError(
+                f"the {here} has one {type(part).__name__} there and at {first}, and the {there} has two",
+                where=path,
+                remedy="let both share the part, or neither",
+            )
 
 
 def _only_drop(*parts: nn.Module) -> bool:
