@@ -127,8 +127,8 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
         part.training = modes.get(path, modes.get(path.rpartition(".")[0], model.training))
     tried = tuple(OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
     left = tuple(dict.fromkeys(path for record in records.values() for path in record.left))
-    notes = tuple(dict.fromkeys(settled))
-    return Captured(tree, graphs, inputs, first.form, notes, tried, recording, left=left, hooked=hooked, hooks=hooks)
+    once = tuple(dict.fromkeys(settled))
+    return Captured(tree, graphs, inputs, first.form, once, tried, recording, left=left, hooked=hooked, hooks=hooks)
 
 
 def as_graphs_call(model: nn.Module, captured: Captured) -> nn.Module:
