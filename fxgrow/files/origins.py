@@ -14,7 +14,10 @@ from fxgrow.errors import FileError, FxgrowError, as_error
 from fxgrow.history import History
 from fxgrow.modules.libraries import is_of_library
 
-ARGUMENTS = "pass base_kwargs, the arguments that the original was built with"
+ARGUMENTS = (
+    "pass base_kwargs, the arguments that the original was built with; where it was changed by hand before it grew, "
+    "leave base= out and pass the changed original to load"
+)
 
 
 def checked_arguments(base: str | None, arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def _check_gives(original: nn.Module, header: Mapping[str, Any], base: str | Non
         raise FileError(
             f"the file could not be read: {error.what}{f' (at {error.where})' if error.where != base else ''}",
             where=base,
-            remedy=f"{ARGUMENTS}; where it was changed by hand, leave base= out and pass it to load",
+            remedy=ARGUMENTS,
         ) from None
 
 

@@ -389,3 +389,12 @@ def test_hooks_around_the_whole_and_hooks_taken_off_are_named(tmp_path: Path) ->
     grown.get_submodule("0")._forward_hooks.clear()
     with pytest.warns(UserWarning, match="does not keep that the hook doubled of 0 is gone"):
         fxgrow.save(grown, tmp_path / "grown.safetensors")
+
+
+def test_a_head_changed_before_growth_is_no_reason_to_look_for_arguments_only(tmp_path: Path) -> None:
+    model: Any = timm.create_model("test_resnet")
+    model.fc = nn.Linear(model.fc.in_features, 7)
+    grown = fxgrow.grow(model, 1.5, verify=False)
+    message = r"fc\.weight was \[7, 96\] in the original .* changed by hand before it grew, leave base= out and pass"
+    with pytest.raises(FileError, match=message):
+        fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_resnet")
