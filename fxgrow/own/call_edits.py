@@ -56,7 +56,7 @@ class CallEdit:
 
     def is_of(self, index: int) -> bool:
         """Whether it changes a call, by its index."""
-        return self.index in (None, index) or (self.onward and self.index < index)  # type: ignore[operator]
+        return self.index in (None, index) or (self.onward and self.index < index)
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""

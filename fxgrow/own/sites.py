@@ -121,15 +121,16 @@ def _by_mode(graphs: Mapping[str, fx.Graph], sites_made: Sequence[Site]) -> Iter
 def _together(sites_made: Iterable[Site]) -> Iterator[Site]:
     """The sites of a mode, but one where all calls of a target from one on are changed alike.
 
-    A loop makes more of them where it turns more often.
+    A loop makes more of them where it turns more often. Literals may be others at each turn: their calls stay apart.
     """
     for alike in grouped(((site.change, str(site.edit.value), site.aside), site) for site in sites_made).values():
         by_index = {site.index: site for site in alike}
-        start = first.calls if (first := alike[0]).index is not None else 0
+        first = alike[0]
+        start = first.calls
         while start - 1 in by_index:
             start -= 1
-        if first.calls - start > 1:
-            yield from (site for index, site in by_index.items() if index < start)
+        if first.calls - start > 1 and (start == 0 or first.edit.kind != "literal"):
+            yield from (site for site in alike if site.index in range(start))
             yield replace(by_index[start], index=start or None, onward=bool(start), in_forward=None)
         else:
             yield from alike
