@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
 from fxgrow.rules.law import Fact, Range, Want
@@ -138,7 +139,7 @@ class Knowledge:
         grants: list[Fills] = []
         for tensor, want in wishes:
             granted: Fills = {}
-            if self._grant(tensor, want, granted, {}):
+            if _outcome(self._grant(tensor, want, granted, {})):
                 if all(fills.items() <= self.fills.get(slot, {}).items() for slot, fills in granted.items()):
                     return True
                 grants.append(granted)
@@ -200,14 +201,14 @@ class Knowledge:
         """A weight `[outputs, inputs]` makes new outputs."""
         self.produced.update((str(weight.parameter), 0, leaf) for leaf in self.growing(weight.axes[0]))
 
-    def _grant(self, tensor: Tensor, want: Want, granted: Fills, asked: dict[tuple[Tensor, Want], bool]) -> bool:
+    def _grant(self, tensor: Tensor, want: Want, granted: Fills, asked: dict[tuple[Tensor, Want], bool]) -> _Steps:
         """asked: what has been asked, and whether it was granted; what is still being asked counts as granted."""
         if (tensor, want) not in asked:
             asked[tensor, want] = True
-            asked[tensor, want] = self._granted(tensor, want, granted, asked)
+            asked[tensor, want] = yield self._granted(tensor, want, granted, asked)
         return asked[tensor, want]
 
-    def _granted(self, tensor: Tensor, want: Want, granted: Fills, asked: dict[tuple[Tensor, Want], bool]) -> bool:
+    def _granted(self, tensor: Tensor, want: Want, granted: Fills, asked: dict[tuple[Tensor, Want], bool]) -> _Steps:
         if want.leaf not in tensor.leaves():
             return want.fact is Fact.MEAN
         if tensor.parameter is not None:
@@ -216,7 +217,10 @@ class Knowledge:
             return False
         for alternative in tensor.op.law.demand(tensor.op, tensor, want):
             attempt, before = {slot: dict(fills) for slot, fills in granted.items()}, len(asked)
-            if all(self._grant(operand, wish, attempt, asked) for operand, wish in alternative):
+            for operand, wish in alternative:
+                if not (yield self._grant(operand, wish, attempt, asked)):
+                    break
+            else:
                 granted.update(attempt)
                 return True
             for abandoned in [key for key in itertools.islice(reversed(asked), len(asked) - before) if asked[key]]:
@@ -243,6 +247,23 @@ class Knowledge:
                     return False
             granted.setdefault(slot, {})[want.where] = fact
         return True
+
+
+_Steps = Generator["_Steps", Any, bool]
+"""What yields the steps whose outcomes it needs, and ends with its own."""
+
+
+def _outcome(steps: _Steps) -> bool:
+    """What nested steps end with: chains of residual sums are longer than Python lets calls be nested."""
+    under_way, outcome = [steps], None
+    while under_way:
+        try:
+            under_way.append(under_way[-1].send(outcome))
+            outcome = None
+        except StopIteration as end:
+            under_way.pop()
+            outcome = end.value
+    return bool(outcome)
 
 
 def overlapping(a: Range | None, b: Range | None) -> bool:

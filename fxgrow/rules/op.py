@@ -231,11 +231,14 @@ def constants(value: Any, reason: Reason | None, op: Op | None = None) -> Tree:
 
 def is_parametric(tensor: Tensor) -> bool:
     """Whether a tensor is a parameter or computed from parameters alone."""
-    if tensor.parameter is not None:
-        return True
-    if tensor.op is None:
-        return False
-    operands = tensor.op.operands()
-    if tensor.op.module is not None:
-        return not operands  # a module that is given nothing, such as a parametrization
-    return bool(operands) and all(map(is_parametric, operands))
+    pending, seen = [tensor], {tensor}
+    while pending:
+        made = pending.pop()
+        if made.parameter is not None:
+            continue
+        operands = made.op.operands() if made.op is not None else []
+        if made.op is None or (made.op.module is None) is not bool(operands):
+            return False  # a module that is given nothing is a parametrization, or the like
+        pending.extend(operand for operand in operands if operand not in seen)
+        seen.update(operands)
+    return True

@@ -165,3 +165,22 @@ def test_cuts_that_count_from_the_end() -> None:
             torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
     model = Gated(lambda self, h: (h[:, -9:-1], h[:, -24:-8])).double()
     assert fxgrow.plan(model, 2, example_inputs=x).ratio == 1
+
+
+class Chain(nn.Module):
+    """Adds to its input again and again, more often than Python lets calls be nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(1100):
+            x = x + x.relu()
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_chains_of_sums_may_be_long() -> None:
+    plan = fxgrow.plan(Chain().to("meta"), width=2, form="graph", example_inputs=torch.randn(1, 2))
+    assert plan.totals.parameters_after == 2 * 4 + 4 + 2 * 4 + 2
