@@ -81,7 +81,7 @@ def other_calls(
     if not computing:
         there = as_called(source, captured) | {flag.name: was for flag, was in flags}
         decided = {flag.name for flag, _ in flags}
-        decided |= {name for name, value in others if not holds_tensor(value) and not isinstance(value, OtherNumber)}
+        decided |= {name for name, value in others if not isinstance(value, OtherNumber)}
         decided |= {name for name in _settling(captured, plan) if type(there.get(name)) is int}
         if run_unread(source, ran):
             yield from _untried(there, captured, UNREAD)

@@ -92,3 +92,22 @@ def test_another_number_computes_what_it_did_or_is_refused(kind: type[nn.Module]
             taken += 1
     assert fxgrow.report(grown).plan.form == "module"
     assert taken == 1 if kind in (Cut, Along, Turns, Groups) else taken >= 5
+
+
+class Shifted(Acting):
+    """Adds what it is given to the units, if it is given anything."""
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        tell()
+        x = self.read(x).relu()
+        if shift is not None:
+            x = x + shift
+        return self.head(self.inner(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_tensor_in_place_of_none_is_refused_where_code_may_act() -> None:
+    model = lively(Shifted().double())
+    grown = fxgrow.grow(model, 1.5, example_inputs=X)
+    assert float((grown(X) - model(X)).abs().max()) < EXACT
+    with pytest.raises(SettledError, match="shift is a tensor, for which the model did not grow"):
+        grown(X, normal(2, 8, 1, 1))
