@@ -303,8 +303,9 @@ def _is_tensor(node: fx.Node) -> bool:
 def _refuse(
     graph: fx.Graph, guard: Any, arguments: tuple[Any, ...], named: Mapping[str, fx.Node] = MappingProxyType({})
 ) -> None:
-    """Let a graph call one of its guards, behind its inputs and what it looks at."""
+    """Let a graph call one of its guards, behind its inputs, of which it is known to be tensors, and what it reads."""
     read = (item for item in (*arguments, *named.values()) if isinstance(item, fx.Node))
-    last = max((*(node for node in graph.nodes if node.op == "placeholder"), *read))
+    entered = (node for node in graph.nodes if node.op == "placeholder" or node.target is call_guards.still_tensor)
+    last = max((*entered, *read))
     with graph.inserting_after(last):
         graph.call_function(guard, arguments, dict(named)).meta.update(value=None, module_path="")

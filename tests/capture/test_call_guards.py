@@ -255,3 +255,17 @@ def test_a_graph_without_keywords_is_exported() -> None:
     torch.testing.assert_close(program.module()(X), grown(X), rtol=EXACT, atol=EXACT)
     with pytest.raises(SettledError, match="options was"):
         grown(X, scale=2)
+
+
+class Pair(Layers):
+    """Compares each sample of one batch with each of another, if there is another one."""
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        made = [self.leave(self.enter(each).relu()) for each in (x, other) if each is not None]
+        return made[0] @ made[-1].mT / len(made[0])
+
+
+def test_a_tensor_that_is_left_out_is_named_before_its_samples_are_counted() -> None:
+    grown = fxgrow.grow(Pair().double(), 2, example_inputs=(X, X), form="graph")
+    with pytest.raises(SettledError, match="other was a tensor when the model was captured, and is None now"):
+        grown(X)
