@@ -84,9 +84,10 @@ def other_calls(
         decided |= {name for name, value in others if not isinstance(value, OtherNumber)}
         decided |= {name for name in _settling(captured, plan) if type(there.get(name)) is int}
         if run_unread(source, ran):
-            yield from _untried(there, captured, UNREAD)
+            yield from _untried(source, there, captured, UNREAD)
         elif not is_installed(type(source)):
-            yield from _untried({n: value for n, value in there.items() if n in decided}, captured, UNTRIED)
+            told = {name: value for name, value in there.items() if name in decided}
+            yield from _untried(source, told, captured, UNTRIED)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
@@ -134,10 +135,12 @@ def as_called(source: nn.Module, captured: Captured) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in starred}
 
 
-def _untried(there: dict[str, Any], captured: Captured, why: Any) -> Iterator[OtherCall]:
-    """Calls with anything else than there was, for those arguments and attributes that are no tensors."""
+def _untried(source: nn.Module, there: dict[str, Any], captured: Captured, why: Any) -> Iterator[OtherCall]:
+    """Calls with anything else than there was, for those arguments and attributes that need be no tensors."""
+    parameters = inspect.signature(source.forward).parameters
+    needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
     for name, value in there.items():
-        if not holds_tensor(value):
+        if not (name in needed and holds_tensor(value)):
             yield OtherCall(f"another {name}", captured.inputs, (in_words(value),), name, why)
 
 
