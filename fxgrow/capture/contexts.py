@@ -119,7 +119,22 @@ def graded(enabled: bool) -> None:
         )
 
 
-GUARDS: tuple[Callable[..., Any], ...] = (settled, sized, typed, graded, *CALL_GUARDS)
+def uncast() -> None:
+    """Refuse to run under autocast what takes another course there.
+
+    >>> uncast()
+    """
+    if any(map(torch.is_autocast_enabled, _KINDS)):
+        raise SettledError(
+            "autocast was off when the model was captured, and its forward takes another course where it is on",
+            remedy='grow the model in its own class: form="module"',
+        )
+
+
+_KINDS = ("cpu", "cuda")
+"""The kinds of devices for which autocast may be on."""
+
+GUARDS: tuple[Callable[..., Any], ...] = (settled, sized, typed, graded, uncast, *CALL_GUARDS)
 """Functions whose nodes refuse what a graph was not recorded with."""
 
 
@@ -149,8 +164,7 @@ STATEMENTS = (*GUARDS, *CONTEXTS)
 @contextmanager
 def contexts_kept() -> Iterator[None]:
     """Whatever happens inside, gradients and autocast are afterwards as they were before."""
-    kinds = [kind for kind in ("cpu", "cuda") if kind == "cpu" or torch.cuda.is_available()]
-    casting = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+    casting = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _KINDS]
     grad, nesting = torch.is_grad_enabled(), torch.autocast_increment_nesting() - 1
     torch.autocast_decrement_nesting()
     try:
@@ -164,6 +178,15 @@ def contexts_kept() -> Iterator[None]:
             torch.autocast_decrement_nesting()
             torch.autocast_decrement_nesting()
         torch.autocast_decrement_nesting()
+
+
+@contextmanager
+def autocast_switched(on: bool) -> Iterator[None]:
+    """Autocast is on, or off, for every kind of device, as far as code asks."""
+    with contexts_kept():
+        for kind in _KINDS:
+            torch.set_autocast_enabled(kind, on)
+        yield
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from fxgrow.capture.contexts import settled
 from fxgrow.capture.inputs import Inputs
 from fxgrow.modules.containers import each_tensor, flat_tensors, with_items
 
-BATCH, SIZE, DTYPE, GRADIENTS = "batch", "size", "dtype", "gradients"
-FEATURES = (BATCH, SIZE, DTYPE, GRADIENTS)
-"""What can be another at the next call: how many samples, of which size, in which precision, with gradients or not."""
+BATCH, SIZE, DTYPE, GRADIENTS, AUTOCAST = "batch", "size", "dtype", "gradients", "autocast"
+FEATURES = (BATCH, SIZE, DTYPE, GRADIENTS, AUTOCAST)
+"""What can be another at the next call: how many samples, of which size, in which precision, with gradients or not, and
+under autocast or not."""
 
 _OTHER = {torch.float32: torch.float64, torch.float64: torch.float32}
 
@@ -57,8 +58,8 @@ def changed(
     sizes = {size: 2 * size for tensor in tensors for size in (tensor.shape[k] for k in resized_axes(tensor))}
     if smaller:
         sizes = {size: size // 2 for size in sizes if size > 1}
-    possible = {BATCH: True, SIZE: bool(sizes) and batch not in sizes, DTYPE: True, GRADIENTS: True}
-    wanted = frozenset(feature for feature in features if possible[feature])
+    impossible = {SIZE} if not sizes or batch in sizes else set()
+    wanted = features - impossible
     if not wanted:
         return None
 

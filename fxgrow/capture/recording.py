@@ -98,8 +98,9 @@ class Recording:
         inputs: Inputs,
         dtype: Callable[[torch.dtype], torch.dtype] | None = None,
         gradients: bool = True,
+        casting: bool = False,
     ) -> Record:
-        """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
+        """A run in a mode; `dtype`: to run in another precision. gradients, casting: whether they, autocast, are on."""
 
         def run() -> Record:
             with SharedState(self.bare) as shared, shared.caches_bypassed() as called:
@@ -107,7 +108,7 @@ class Recording:
             self.cached |= bool(called)
             return record
 
-        with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_code():
+        with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), contexts.autocast_switched(casting), callers_code():
             before = LEFTOVERS.of_the_next_run()
             try:
                 made = run()

@@ -18,6 +18,7 @@ from fxgrow.capture.contexts import Settled
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.numbers import SizeComparison
 from fxgrow.capture.probing import (
+    AUTOCAST,
     BATCH,
     DTYPE,
     FEATURES,
@@ -224,7 +225,8 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
             return None
         dtype = other_dtype if DTYPE in varied.features else None
         try:
-            record = recording.record(mode, varied.inputs, dtype, GRADIENTS not in varied.features)
+            further = GRADIENTS not in varied.features, AUTOCAST in varied.features
+            record = recording.record(mode, varied.inputs, dtype, *further)
         except CaptureError:  # the model does not take such inputs either
             return _REFUSED
         difference = next(differences(graph, record.graph), None)
@@ -245,7 +247,7 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
         if difference is None or difference is _REFUSED:
             continue
         finding = f"{difference.what} hangs on the {_MEANING[next(iter(features))]}"
-        witness = None if features & {DTYPE, GRADIENTS} else changed(inputs, features, smaller=smaller)
+        witness = None if features & {DTYPE, GRADIENTS, AUTOCAST} else changed(inputs, features, smaller=smaller)
         where = difference.place or type(recording.bare).__name__
         taken = witness.inputs if witness is not None else None
         notes.append(Settled(finding, where, feature=next(iter(features)), inputs=taken))
@@ -258,12 +260,14 @@ _MEANING = {
     SIZE: "size of the input",
     DTYPE: "precision of the input",
     GRADIENTS: "gradients being on",
+    AUTOCAST: "autocast being off",
 }
 OTHER = {
     BATCH: "more samples",
     SIZE: "a larger size",
     DTYPE: "another precision",
-    GRADIENTS: "gradients switched off",
+    GRADIENTS: "gradients off",
+    AUTOCAST: "autocast on",
 }
 
 
@@ -280,6 +284,8 @@ def _guard(graph: fx.Graph, feature: str) -> None:
                 guards.append((contexts.sized, (node, axes, tuple(int(value.shape[axis]) for axis in axes), name)))
     if feature == GRADIENTS:
         guards.append((contexts.graded, (True,)))
+    if feature == AUTOCAST:
+        guards.append((contexts.uncast, ()))
     for target, arguments in guards:
         _refuse(graph, target, arguments)
 

@@ -59,7 +59,7 @@ _callers: ContextVar[torch.device | None] = ContextVar("the default device of th
 
 @contextmanager
 def own_defaults() -> Iterator[None]:
-    """Tensors are made on the CPU and can be trained inside, whatever defaults the caller has set.
+    """Tensors are made on the CPU, in their own precision, and can be trained inside, whatever the caller has set.
 
     >>> with torch.inference_mode(), torch.device("meta"), own_defaults():
     ...     _ = torch.ones(2, requires_grad=True).sum().backward()
@@ -67,7 +67,11 @@ def own_defaults() -> Iterator[None]:
     device = torch.get_default_device()
     token = _callers.set(None if device.type == "cpu" else device)
     try:
-        with torch.inference_mode(False), nullcontext() if device.type == "cpu" else torch.device("cpu"):
+        with ExitStack() as stack:
+            for kind in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(nullcontext() if device.type == "cpu" else torch.device("cpu"))
             yield
     finally:
         _callers.reset(token)

@@ -69,6 +69,11 @@ class ByGradients(Sabotaged):
         return super().twist(h) if torch.is_grad_enabled() else h
 
 
+class ByAutocast(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        return super().twist(h) if torch.is_autocast_enabled("cpu") else h
+
+
 class Counting(Sabotaged):
     calls = 0
 
@@ -215,6 +220,11 @@ def on_another(model: nn.Module) -> Any:
     return model(X), model(1.0 + X)
 
 
+def under_autocast(model: nn.Module) -> Any:
+    with torch.autocast("cpu"):
+        return plain(model)
+
+
 def without_gradients(model: nn.Module) -> Any:
     with torch.no_grad():
         return model(X)
@@ -237,6 +247,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[Call]]] = {
     "a larger input": (BySize, [lambda model: model(normal(2, 12, 6)), lambda model: model(normal(2, 16, 6))]),
     "precision": (ByPrecision, [in_single_precision]),
     "gradients switched off": (ByGradients, [without_gradients]),
+    "autocast": (ByAutocast, [under_autocast]),
     "a count of calls": (Counting, [twice]),
     "a list that grows": (Collecting, [twice]),
     "a table of the first input": (KeepingItsInput, [on_another]),
@@ -294,7 +305,7 @@ def test_what_a_record_does_not_tell_is_never_silent(case: str, form: str) -> No
 
 def test_the_cases_are_sabotage() -> None:
     """Each makes calls that the graph of a first run alone would answer otherwise, or that it would not tell of."""
-    assert len(CASES) == 20
+    assert len(CASES) == 21
     for name in ("a flag", "more samples", "a count of calls"):
         make, calls = CASES[name]
         model = make().double()
@@ -338,7 +349,7 @@ def test_a_certificate_says_what_was_recorded() -> None:
     (record,) = [part for part in fxgrow.report(grown).certificate.children if part.rule == "record"]  # type: ignore[union-attr]
     assert record.conditions == (
         "the original's forward was run without data, once for both modes, on float64 [2, 8, 6]",
-        "with more samples, a larger size, another precision and gradients switched off it does the same",
+        "with more samples, a larger size, another precision, gradients off and autocast on it does the same",
         "it was called with twist=False: values not named here may take a course that was not recorded",
         "proved as well: twist=True",
         "the grown model is of the original's class: its forward was run likewise, and does what the graph does",
