@@ -24,6 +24,7 @@ from fxgrow.capture.source_code import (
     looked_for,
     looks_within,
     named_values,
+    passed_on_as,
     unpacked,
     walked,
 )
@@ -97,7 +98,11 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     for name, value in values.items():
         default, keys = parameters[name].default, looked_for(code, name)
         others: list[Any] = [] if default is inspect.Parameter.empty else [default]
-        if name in given_on and (value is None or isinstance(value, dict)) and not is_installed(type(model)):
+        if (
+            not passed_on_as(code, name).isdisjoint(given_on)
+            and (value is None or isinstance(value, dict))
+            and not is_installed(type(model))
+        ):
             yield name, UNREAD
         else:
             others += others_of(name, value, str(parameters[name].annotation) if value is None else "")

@@ -115,7 +115,7 @@ def walked(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
 
 
 def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[Any]]:
-    """What code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one.
+    """What code of a model compares each of its names with (`==`, `<`, `in`, `match`, `&`), or looks up by one.
 
     Attributes of the model are among its names, as `self.mode`. `ANY` where the keys of what is looked up in are not at
     hand, or are made of a name.
@@ -147,6 +147,11 @@ def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[An
             for side in named:
                 if name := _name(side):
                     values.setdefault(name, []).extend(constants)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
+            at = node.left.left if isinstance(node.left, ast.BinOp) else node.left  # bits >> 2 & 1
+            shift = next((c for c in _constants([node.left]) if isinstance(c, int)), 0)
+            if name := _name(at):
+                values.setdefault(name, []).extend(c << shift for c in _constants([node.right]) if isinstance(c, int))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_ENDS:
             if name := _name(node.func.value):
                 values.setdefault(name, []).extend(_constants(node.args))
@@ -269,9 +274,10 @@ def _constants(code: Sequence[ast.AST]) -> list[Any]:
     return [part.value for side in code for part in ast.walk(side) if isinstance(part, ast.Constant)]
 
 
-def looked_for(code: Iterable[ast.AST], name: str) -> dict[str, Any]:
+def looked_for(code: Sequence[ast.AST], name: str) -> dict[str, Any]:
     """The keywords that code looks for in a dictionary of a name, and what stands for one left out."""
     keywords: dict[str, Any] = {}
+    names = passed_on_as(code, name)
     for node in code:
         called = node.func if isinstance(node, ast.Call) and node.args else None
         if isinstance(node, ast.Call) and isinstance(called, ast.Attribute) and called.attr in ("get", "pop"):
@@ -283,9 +289,44 @@ def looked_for(code: Iterable[ast.AST], name: str) -> dict[str, Any]:
             where, key, default = node.value, _constants([node.slice])[:1], None
         else:
             continue
-        if isinstance(where, ast.Name) and where.id == name and key and isinstance(key[0], str):
+        if isinstance(where, ast.Name) and where.id in names and key and isinstance(key[0], str):
             keywords.setdefault(key[0], default)
     return keywords
+
+
+def passed_on_as(code: Sequence[ast.AST], name: str) -> set[str]:
+    """A name, and those of what has the items of what it stands for: `options or {}`, `{**defaults, **options}`."""
+    names, before = {name}, 0
+    while len(names) > before:
+        before = len(names)
+        for node in code:
+            if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.AugAssign)) and node.value is not None:
+                made: ast.AST = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                given = [node.value]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "update":
+                made, given = node.func.value, [*node.args, *(word.value for word in node.keywords if not word.arg)]
+            else:
+                continue
+            if not names.isdisjoint(_name(part) for value in given for part in _passed_on(value)):
+                names.add(_name(made))
+    return names - {""}
+
+
+def _passed_on(code: ast.expr) -> Iterator[ast.expr]:
+    """What some code may be itself, or has the items of."""
+    inside: Sequence[ast.expr] = ()
+    if isinstance(code, ast.Dict):
+        inside = [value for key, value in zip(code.keys, code.values, strict=True) if key is None]
+    elif isinstance(code, ast.BinOp) and isinstance(code.op, ast.BitOr):
+        inside = code.left, code.right
+    elif isinstance(code, ast.Call) and (called := _name(code.func).rpartition("."))[2] in ("dict", "copy", "deepcopy"):
+        owner = [code.func.value] if called[0] and isinstance(code.func, ast.Attribute) else []
+        inside = [*owner, *code.args, *(word.value for word in code.keywords if not word.arg)]
+    elif isinstance(code, (ast.BoolOp, ast.IfExp)):
+        inside = _one_of(code)
+    yield code
+    for part in inside:
+        yield from _passed_on(part)
 
 
 def looks_within(code: Iterable[ast.AST], name: str) -> bool:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import SettledError
+from tests.capture.assembled import EXACT, normal
+from tests.models import lively
 
 
 @dataclasses.dataclass
@@ -102,3 +104,45 @@ def test_namespaces_are_told_apart() -> None:
     torch.testing.assert_close(grown(x, plainly)[0], model(x, plainly)[0], rtol=1e-10, atol=1e-10)
     with pytest.raises(SettledError, match="options is"):
         grown(x, Namespace(normed=True, features=True))
+
+
+class Defaulted(nn.Module):
+    """Takes options in place of its defaults, which it holds under another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, options: dict[str, Any] | None = None) -> Tensor:
+        chosen = {"centred": False}
+        chosen.update(options or {})
+        return self.finished(self.read(x).relu(), chosen["centred"])
+
+    def finished(self, x: Tensor, centred: Any) -> Tensor:
+        return self.head(x - x.mean(-1, keepdim=True) if centred else x)  # type: ignore[no-any-return]
+
+
+class Merged(Defaulted):
+    def forward(self, x: Tensor, options: dict[str, Any] | None = None) -> Tensor:
+        given = dict(options) if options is not None else {}
+        chosen = {"centred": False} | given
+        return self.finished(self.read(x).relu(), chosen["centred"])
+
+
+class Switched(Defaulted):
+    """Takes options as bits of a number."""
+
+    def forward(self, x: Tensor, options: Any = 1) -> Tensor:
+        return self.finished(self.read(x).relu() * (options & 3), options >> 2 & 1)
+
+
+@pytest.mark.parametrize("kind", [Defaulted, Merged, Switched])
+def test_options_are_tried_that_code_reads_under_another_name(kind: type[Defaulted]) -> None:
+    model, x = lively(kind().double()), normal(3, 4)
+    grown = fxgrow.grow(model, 1.5, example_inputs=x)
+    other = 5 if kind is Switched else {"centred": True}
+    try:
+        error = float((grown(x, other) - model(x, other)).abs().max())
+    except SettledError:
+        error = 0.0
+    assert error < EXACT
