@@ -15,6 +15,7 @@ from torch import nn
 
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.names_in_code import passed_on_as
 from fxgrow.capture.recording import bound
 from fxgrow.capture.source_code import (
     ANY,
@@ -24,7 +25,6 @@ from fxgrow.capture.source_code import (
     looked_for,
     looks_within,
     named_values,
-    passed_on_as,
     unpacked,
     walked,
 )
@@ -70,7 +70,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
     code = code_run(model, methods, [name for name, value in values.items() if not holds_tensor(value)])
     named, asked, given_on = named_values(model, code), asked_of(code), unpacked(code)
-    called_here = called_names(code)
+    called_here, passed = called_names(code), passed_on_as(code)
     numbers = _first_number if is_known(type(model)) else _other_numbers
 
     def others_of(name: str, value: Any, said: str) -> list[Any]:
@@ -87,7 +87,9 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             compared = named.get(name, [])
             items = [item for each in sorted(derived_from(code, name)) for item in named.get(each, ())]
             if type(value) in (tuple, list):
+                places = [(k, each) for k in range(len(value)) for each in compared if isinstance(each, str)]
                 compared = [type(value)(each) if isinstance(each, tuple) else each for each in compared]
+                compared += (type(value)([*value[:k], each, *value[k + 1 :]]) for k, each in places)
                 compared += (type(value)([item]) for item in items)
             elif isinstance(value, str):
                 compared = [*compared, *items]
@@ -98,11 +100,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     for name, value in values.items():
         default, keys = parameters[name].default, looked_for(code, name)
         others: list[Any] = [] if default is inspect.Parameter.empty else [default]
-        if (
-            not passed_on_as(code, name).isdisjoint(given_on)
-            and (value is None or isinstance(value, dict))
-            and not is_installed(type(model))
-        ):
+        given_further = not passed.get(name, {name}).isdisjoint(given_on) and not is_installed(type(model))
+        if given_further and (value is None or isinstance(value, dict)):
             yield name, UNREAD
         else:
             others += others_of(name, value, str(parameters[name].annotation) if value is None else "")

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from fxgrow.capture.names_in_code import name_of, one_of, passed_on_as
 from fxgrow.modules.holders import held_by
 from fxgrow.modules.libraries import is_library
 
@@ -122,22 +123,22 @@ def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[An
     """
     values: dict[str, list[Any]] = {}
     code = list(code)
-    made = {_name(node.targets[0]): node.value for node in code if isinstance(node, ast.Assign)}
+    made = {name_of(node.targets[0]): node.value for node in code if isinstance(node, ast.Assign)}
     for node in code:
         if (looked_up := _looked_up(node)) is not None:
             holder, key = looked_up
-            keys = _keys(_container(model, made.get(_name(holder), holder)))
-            if name := _name(key):
+            keys = _keys(_container(model, made.get(name_of(holder), holder)))
+            if name := name_of(key):
                 values.setdefault(name, []).extend(keys)
             for part in ast.walk(key) if not (name and keys) else ():
-                if name := _name(part):
+                if name := name_of(part):
                     values.setdefault(name, []).append(ANY)
         elif isinstance(node, ast.Compare):
             named: list[ast.AST] = [node.left, *node.comparators]
             constants = _constants(named)
             if constants and all(isinstance(op, _ORDER) for op in node.ops):
                 constants = [c + step for c in constants if isinstance(c, (int, float)) for step in (-1, 0, 1)]
-            elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and (name := _name(node.comparators[0])):
+            elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and (name := name_of(node.comparators[0])):
                 alone = [(constant,) for constant in constants if isinstance(constant, str)]
                 values.setdefault(name, []).extend((_MANY, _ONE, *alone, *constants))  # what is looked for may be in it
             elif not constants:  # with what counts the parts, perhaps
@@ -145,22 +146,24 @@ def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[An
                 constants = list(range(max(lists, default=0)))
                 named = [side for side in named if isinstance(side, ast.Name)]
             for side in named:
-                if name := _name(side):
+                if name := name_of(side):
                     values.setdefault(name, []).extend(constants)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
             at = node.left.left if isinstance(node.left, ast.BinOp) else node.left  # bits >> 2 & 1
             shift = next((c for c in _constants([node.left]) if isinstance(c, int)), 0)
-            if name := _name(at):
+            if name := name_of(at):
                 values.setdefault(name, []).extend(c << shift for c in _constants([node.right]) if isinstance(c, int))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_ENDS:
-            if name := _name(node.func.value):
+            if name := name_of(node.func.value):
                 values.setdefault(name, []).extend(_constants(node.args))
-        elif isinstance(node, ast.Match) and (name := _name(node.subject)):
+        elif isinstance(node, ast.Match) and (name := name_of(node.subject)):
             values.setdefault(name, []).extend(_constants([case.pattern for case in node.cases]))
-    return values
+    passed = passed_on_as(code).items()
+    others = {name: [value for each in sorted(names) for value in values.get(each, ())] for name, names in passed}
+    return values | {name: several for name, several in others.items() if several}
 
 
-def asked_of(code: Iterable[ast.AST]) -> dict[str, str]:
+def asked_of(code: Sequence[ast.AST]) -> dict[str, str]:
     """The names of which code asks whether they are true, or the name of which attribute they are.
 
     Also those that it calls, and those of tuples of names.
@@ -175,39 +178,26 @@ def asked_of(code: Iterable[ast.AST]) -> dict[str, str]:
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             tests = [node.operand]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-            asked.update({_name(part): "getattr" for name in node.args[1:2] for part in ast.walk(name)})
+            asked.update({name_of(part): "getattr" for name in node.args[1:2] for part in ast.walk(name)})
             continue
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             asked.setdefault(node.func.id, "called")
             continue
         elif isinstance(node, (ast.For, ast.comprehension)):
-            loops.append((_name(node.iter), _name(node.target)))
+            loops.append((name_of(node.iter), name_of(node.target)))
             continue
         else:
             continue
-        asked.update({name: "truth" for test in tests if (name := _name(test))})
+        asked.update({name: "truth" for test in tests if (name := name_of(test))})
     asked.update({several: "getattr" for several, each in loops if asked.get(each) == "getattr"})
-    return asked
-
-
-def _name(code: ast.AST) -> str:
-    """The name of an argument, or of an attribute of it or of the model (`self.mode`); "" of any other code.
-
-    An item of an attribute is `self.options[mean]`, be it of a dictionary or of an object.
-    """
-    if isinstance(code, ast.Name):
-        return code.id
-    if isinstance(code, ast.Attribute) and isinstance(code.value, ast.Name):
-        return f"{code.value.id}.{code.attr}"
-    if isinstance(code, (ast.Attribute, ast.Subscript)) and (holder := _name(code.value)).startswith("self."):
-        key = code.attr if isinstance(code, ast.Attribute) else getattr(code.slice, "value", None)
-        return f"{holder}[{key}]" if isinstance(key, str) and "[" not in holder else ""
-    return ""
+    passed = passed_on_as(code).items()
+    others = {name: next((asked[each] for each in sorted(names) if each in asked), "") for name, names in passed}
+    return {name: how for name, how in others.items() if how} | asked
 
 
 def read_names(code: Iterable[ast.AST]) -> list[str]:
     """The attributes of a model that code of it reads."""
-    names = (_name(node) for node in code if isinstance(getattr(node, "ctx", None), ast.Load))
+    names = (name_of(node) for node in code if isinstance(getattr(node, "ctx", None), ast.Load))
     own = (name.removeprefix("self.") for name in names if name.startswith("self.") and "[" not in name)
     return list(dict.fromkeys(own))
 
@@ -261,7 +251,7 @@ def _items(code: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
             holder, keys = node.value, _constants([node.slice])[:1]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
             holder, keys = node.func.value, _constants(node.args[:1])
-        if keys and isinstance(keys[0], str) and keys[0].isidentifier() and (name := _name(holder)):
+        if keys and isinstance(keys[0], str) and keys[0].isidentifier() and (name := name_of(holder)):
             yield name, keys[0]
 
 
@@ -277,7 +267,7 @@ def _constants(code: Sequence[ast.AST]) -> list[Any]:
 def looked_for(code: Sequence[ast.AST], name: str) -> dict[str, Any]:
     """The keywords that code looks for in a dictionary of a name, and what stands for one left out."""
     keywords: dict[str, Any] = {}
-    names = passed_on_as(code, name)
+    names = passed_on_as(code).get(name, {name})
     for node in code:
         called = node.func if isinstance(node, ast.Call) and node.args else None
         if isinstance(node, ast.Call) and isinstance(called, ast.Attribute) and called.attr in ("get", "pop"):
@@ -294,41 +284,6 @@ def looked_for(code: Sequence[ast.AST], name: str) -> dict[str, Any]:
     return keywords
 
 
-def passed_on_as(code: Sequence[ast.AST], name: str) -> set[str]:
-    """A name, and those of what has the items of what it stands for: `options or {}`, `{**defaults, **options}`."""
-    names, before = {name}, 0
-    while len(names) > before:
-        before = len(names)
-        for node in code:
-            if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.AugAssign)) and node.value is not None:
-                made: ast.AST = node.targets[0] if isinstance(node, ast.Assign) else node.target
-                given = [node.value]
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "update":
-                made, given = node.func.value, [*node.args, *(word.value for word in node.keywords if not word.arg)]
-            else:
-                continue
-            if not names.isdisjoint(_name(part) for value in given for part in _passed_on(value)):
-                names.add(_name(made))
-    return names - {""}
-
-
-def _passed_on(code: ast.expr) -> Iterator[ast.expr]:
-    """What some code may be itself, or has the items of."""
-    inside: Sequence[ast.expr] = ()
-    if isinstance(code, ast.Dict):
-        inside = [value for key, value in zip(code.keys, code.values, strict=True) if key is None]
-    elif isinstance(code, ast.BinOp) and isinstance(code.op, ast.BitOr):
-        inside = code.left, code.right
-    elif isinstance(code, ast.Call) and (called := _name(code.func).rpartition("."))[2] in ("dict", "copy", "deepcopy"):
-        owner = [code.func.value] if called[0] and isinstance(code.func, ast.Attribute) else []
-        inside = [*owner, *code.args, *(word.value for word in code.keywords if not word.arg)]
-    elif isinstance(code, (ast.BoolOp, ast.IfExp)):
-        inside = _one_of(code)
-    yield code
-    for part in inside:
-        yield from _passed_on(part)
-
-
 def looks_within(code: Iterable[ast.AST], name: str) -> bool:
     """Whether code looks for items in what a name holds, as by `options["norm"]["kind"]`."""
     for node in code:
@@ -336,21 +291,15 @@ def looks_within(code: Iterable[ast.AST], name: str) -> bool:
         while isinstance(at, (ast.Attribute, ast.Subscript, ast.Call)):
             steps += not isinstance(at, ast.Call)
             at = at.func if isinstance(at, ast.Call) else at.value
-        if steps > 1 and _name(at) == name:
+        if steps > 1 and name_of(at) == name:
             return True
     return False
 
 
 def called_names(code: Iterable[ast.AST]) -> set[str]:
     """The names of what code calls, as `(act or relu)(x)` calls one of two."""
-    called = (part for node in code if isinstance(node, ast.Call) for part in _one_of(node.func))
-    return {name for part in called if (name := _name(part))}
-
-
-def _one_of(code: ast.expr) -> Sequence[ast.expr]:
-    if isinstance(code, ast.BoolOp):
-        return code.values
-    return (code.body, code.orelse) if isinstance(code, ast.IfExp) else (code,)
+    called = (part for node in code if isinstance(node, ast.Call) for part in one_of(node.func))
+    return {name for part in called if (name := name_of(part))}
 
 
 def derived_from(code: Sequence[ast.AST], name: str) -> set[str]:
@@ -363,8 +312,8 @@ def derived_from(code: Sequence[ast.AST], name: str) -> set[str]:
             made, of = node.targets[0], node.value.func
         else:
             continue
-        if any(_name(part) == name for part in ast.walk(of)):
-            derived |= {_name(part) for part in ast.walk(made)}
+        if any(name_of(part) == name for part in ast.walk(of)):
+            derived |= {name_of(part) for part in ast.walk(made)}
     return derived - {"", name}
 
 
@@ -373,7 +322,7 @@ def unpacked(code: Iterable[ast.AST]) -> set[str]:
     given = (
         keyword.value for node in code if isinstance(node, ast.Call) for keyword in node.keywords if not keyword.arg
     )
-    return {name for value in given for part in ast.walk(value) if (name := _name(part))}
+    return {name for value in given for part in ast.walk(value) if (name := name_of(part))}
 
 
 def _looked_up(code: ast.AST) -> tuple[ast.expr, ast.expr] | None:
