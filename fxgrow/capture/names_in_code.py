@@ -57,10 +57,9 @@ def _assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
                 yield from zip(target.elts, node.value.elts, strict=True)  # type: ignore[attr-defined]
             else:
                 yield target, node.value
-    elif (isinstance(node, (ast.AnnAssign, ast.NamedExpr)) and node.value is not None) or (
-        isinstance(node, ast.AugAssign) and isinstance(node.op, ast.BitOr)
-    ):
-        yield node.target, node.value
+    elif isinstance(node, (ast.AnnAssign, ast.NamedExpr, ast.AugAssign)) and node.value is not None:
+        if not isinstance(node, ast.AugAssign) or isinstance(node.op, ast.BitOr):
+            yield node.target, node.value
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "update":
         for given in (*node.args, *(word.value for word in node.keywords if not word.arg)):
             yield node.func.value, given
