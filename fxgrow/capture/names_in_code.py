@@ -34,7 +34,7 @@ def passed_on_as(code: Iterable[ast.AST]) -> dict[str, set[str]]:
     """
     names: dict[str, set[str]] = {}
     for node in code:
-        for target, value in _assigned(node):
+        for target, value in assignments(node):
             for part in _passed_on(value):
                 if name := name_of(part):
                     names.setdefault(name, {name}).update(_names_of(target))
@@ -48,15 +48,15 @@ def passed_on_as(code: Iterable[ast.AST]) -> dict[str, set[str]]:
     return names
 
 
-def _assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+def assignments(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
     """What some code assigns to, or adds items to, with what it gives it."""
     if isinstance(node, ast.Assign):
         for target in node.targets:
-            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-            if several and len(target.elts) == len(node.value.elts):  # type: ignore[attr-defined]
-                yield from zip(target.elts, node.value.elts, strict=True)  # type: ignore[attr-defined]
+            value = node.value
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+                yield from zip(target.elts, value.elts, strict=True)
             else:
-                yield target, node.value
+                yield target, value
     elif isinstance(node, (ast.AnnAssign, ast.NamedExpr, ast.AugAssign)) and node.value is not None:
         if not isinstance(node, ast.AugAssign) or isinstance(node.op, ast.BitOr):
             yield node.target, node.value

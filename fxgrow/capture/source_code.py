@@ -8,13 +8,14 @@ import functools
 import inspect
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
 
-from fxgrow.capture.names_in_code import name_of, one_of, passed_on_as
+from fxgrow.capture.names_in_code import assignments, name_of, one_of, passed_on_as
 from fxgrow.modules.holders import held_by
 from fxgrow.modules.libraries import is_library
 
@@ -55,7 +56,23 @@ def _parsed(compiled: CodeType, is_lambda: bool, is_method: bool) -> ast.Module 
         for node in ast.walk(method) if own_name != "self" else ():
             if isinstance(node, ast.Name) and node.id == own_name:
                 node.id = "self"
+        _Spelled(method).visit(method)
     return code
+
+
+class _Spelled(ast.NodeTransformer):
+    """Reads attributes of the model where they are, not by names that code gives them: `config = self.config`."""
+
+    def __init__(self, method: ast.FunctionDef | ast.Lambda) -> None:
+        nodes = list(ast.walk(method))
+        given = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+        times = Counter((*given, *(node.arg for node in nodes if isinstance(node, ast.arg))))
+        assigned = ((name_of(target), value) for node in nodes for target, value in assignments(node))
+        once = {name: value for name, value in assigned if times[name] == 1}
+        self.attributes = {name: value for name, value in once.items() if name_of(value).startswith("self.")}
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.attributes.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
 
 
 def _lambda_in(code: ast.Module, compiled: CodeType, line: int, indent: int) -> ast.Lambda | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,3 +70,24 @@ def test_values_are_tried_that_code_compares_another_name_with(kind: type[Told])
     if not other:
         grown.kind = model.kind = "centred"  # type: ignore[assignment]
     assert float((grown(x, *other) - model(x, *other)).abs().max()) < EXACT
+
+
+class OfSettings(Told):
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = SimpleNamespace(kind="plain")
+
+    def forward(self, x: Tensor, kind: Any = None) -> Tensor:
+        settings = self.settings
+        if kind is None:
+            kind = settings.kind
+        return self.finished(x, kind == "centred")
+
+
+def test_settings_are_tried_that_code_reads_under_another_name() -> None:
+    model, x = lively(OfSettings().double()), normal(3, 4)
+    grown = fxgrow.grow(model, 1.5, example_inputs=x)
+    given = grown(x, "centred"), model(x, "centred")
+    grown.settings = model.settings = SimpleNamespace(kind="centred")  # type: ignore[assignment]
+    for after, before in (given, (grown(x), model(x))):
+        assert float((after - before).abs().max()) < EXACT
