@@ -14,17 +14,14 @@ import platform
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
+
+from fxgrow.measure.verification import relative_error
 
 FEATURES = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 2048)
 CLASSES = (2, 10, 37, 100, 365, 1000)
 MORE = (1, 5, 100)
 SAMPLES = (1, 2, 8, 32)
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two tensors, relative to the largest entry of the first."""
-    return float((a - b).abs().max() / a.abs().max())
 
 
 @torch.no_grad()
@@ -37,8 +34,8 @@ def compared(dtype: torch.dtype) -> tuple[list[float], list[float]]:
             grown[:classes] = kept
         x = torch.randn(samples, features, dtype=dtype)
         logits = old(x)
-        beside.append(difference(logits, new(x)[:, :classes]))
-        in_batch.append(difference(logits, old(x.repeat(3, 1))[:samples]))
+        beside.append(relative_error(new(x)[:, :classes], logits))
+        in_batch.append(relative_error(old(x.repeat(3, 1))[:samples], logits))
     return beside, in_batch
 
 

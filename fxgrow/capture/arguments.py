@@ -98,9 +98,10 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         return []
 
     for name, value in values.items():
-        default, keys = parameters[name].default, looked_for(code, name)
+        default, names = parameters[name].default, passed.get(name, {name})
+        keys = looked_for(code, names)
         others: list[Any] = [] if default is inspect.Parameter.empty else [default]
-        given_further = not passed.get(name, {name}).isdisjoint(given_on) and not is_installed(type(model))
+        given_further = not names.isdisjoint(given_on) and not is_installed(type(model))
         if given_further and (value is None or isinstance(value, dict)):
             yield name, UNREAD
         else:
@@ -133,7 +134,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         if parameter.kind is parameter.VAR_POSITIONAL and told and f"*{parameter.name}" not in called:
             yield parameter.name, ANY
         if parameter.kind is parameter.VAR_KEYWORD:
-            for name, value in looked_for(code, parameter.name).items():
+            for name, value in looked_for(code, passed.get(parameter.name, {parameter.name})).items():
                 if name not in values and name not in called.get(f"**{parameter.name}", {}):
                     further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
                     further += numbers(value)
@@ -188,15 +189,16 @@ def tensors_in_place_of_none(
     shapes += made
     tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes]
     called, code = bound(model, inputs), list(walked(model, frozenset({"forward", *ran})))
+    passed = passed_on_as(code)
     parameters = inspect.signature(model.forward).parameters
     for name, parameter in parameters.items():
-        said, value = str(parameter.annotation), called.get(name)
+        said, value, names = str(parameter.annotation), called.get(name), passed.get(name, {name})
         if parameter.kind is parameter.VAR_KEYWORD:
-            passed = {*parameters, *called.get(f"**{name}", {})}
-            keys = [key for key in looked_for(code, name) if key not in passed]
+            there = {*parameters, *called.get(f"**{name}", {})}
+            keys = [key for key in looked_for(code, names) if key not in there]
             yield from ((key, tensor) for key in keys for tensor in tensors)
         elif isinstance(value, dict):
-            for key in looked_for(code, name):
+            for key in looked_for(code, names):
                 if key in value:
                     yield name, {other: item for other, item in value.items() if other != key}
                 else:

@@ -18,6 +18,7 @@ from fxgrow.capture.call_guards import CALL_GUARDS
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.errors import SettledError
 from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.devices import CASTING
 from fxgrow.modules.replacing import replaced
 
 if TYPE_CHECKING:
@@ -124,15 +125,12 @@ def uncast() -> None:
 
     >>> uncast()
     """
-    if any(map(torch.is_autocast_enabled, _KINDS)):
+    if any(map(torch.is_autocast_enabled, CASTING)):
         raise SettledError(
             "autocast was off when the model was captured, and its forward takes another course where it is on",
             remedy='grow the model in its own class: form="module"',
         )
 
-
-_KINDS = ("cpu", "cuda")
-"""The kinds of devices for which autocast may be on."""
 
 GUARDS: tuple[Callable[..., Any], ...] = (settled, sized, typed, graded, uncast, *CALL_GUARDS)
 """Functions whose nodes refuse what a graph was not recorded with."""
@@ -164,7 +162,7 @@ STATEMENTS = (*GUARDS, *CONTEXTS)
 @contextmanager
 def contexts_kept() -> Iterator[None]:
     """Whatever happens inside, gradients and autocast are afterwards as they were before."""
-    casting = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _KINDS]
+    casting = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in CASTING]
     grad, nesting = torch.is_grad_enabled(), torch.autocast_increment_nesting() - 1
     torch.autocast_decrement_nesting()
     try:
@@ -184,7 +182,7 @@ def contexts_kept() -> Iterator[None]:
 def autocast_switched(on: bool) -> Iterator[None]:
     """Autocast is on, or off, for every kind of device, as far as code asks."""
     with contexts_kept():
-        for kind in _KINDS:
+        for kind in CASTING:
             torch.set_autocast_enabled(kind, on)
         yield
 

@@ -22,6 +22,7 @@ def name_of(code: ast.AST) -> str:
 
 
 def one_of(code: ast.expr) -> Sequence[ast.expr]:
+    """What `a or b`, `a and b` and `a if c else b` may be; of any other code, itself."""
     if isinstance(code, ast.BoolOp):
         return code.values
     return (code.body, code.orelse) if isinstance(code, ast.IfExp) else (code,)

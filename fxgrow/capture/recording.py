@@ -153,13 +153,19 @@ class Recording:
         by_mode = recorder.by_mode or switching
         if dtype is None and not (switching or run.shared) and after.is_that_of(before):
             self._as_it_was = runner
-        numbers = {key: number for key, (_, number) in written.items()}
-        comparisons, by_size = recorder.comparisons, recorder.by_size
-        questions = frozenset(recorder.questions)
-        settled = recorder.settled
-        relations = frozenset(recorder.relations)
-        seen = (by_mode, by_size, questions, left, numbers, relations)
-        return Record(recorder.graph, form, settled, compared, comparisons, *seen)
+        return Record(
+            recorder.graph,
+            form,
+            recorder.settled,
+            numbers=compared,
+            comparisons=recorder.comparisons,
+            by_mode=by_mode,
+            by_size=recorder.by_size,
+            questions=frozenset(recorder.questions),
+            left=left,
+            written={key: number for key, (_, number) in written.items()},
+            relations=frozenset(recorder.relations),
+        )
 
     def _runner(self, dtype: Callable[[torch.dtype], torch.dtype] | None) -> nn.Module:
         """The model to run, whose attributes remember where they stand."""

@@ -9,7 +9,7 @@ import inspect
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -281,10 +281,9 @@ def _constants(code: Sequence[ast.AST]) -> list[Any]:
     return [part.value for side in code for part in ast.walk(side) if isinstance(part, ast.Constant)]
 
 
-def looked_for(code: Sequence[ast.AST], name: str) -> dict[str, Any]:
-    """The keywords that code looks for in a dictionary of a name, and what stands for one left out."""
+def looked_for(code: Iterable[ast.AST], names: Collection[str]) -> dict[str, Any]:
+    """The keywords that code looks for in a dictionary of some names, and what stands for one left out."""
     keywords: dict[str, Any] = {}
-    names = passed_on_as(code).get(name, {name})
     for node in code:
         called = node.func if isinstance(node, ast.Call) and node.args else None
         if isinstance(node, ast.Call) and isinstance(called, ast.Attribute) and called.attr in ("get", "pop"):

@@ -18,6 +18,9 @@ from fxgrow.modules.replacing import replaced
 WITHOUT_STATE = ("cpu", "meta", "mps")
 """Kinds of devices of which `fork_rng` keeps no state of their own beside that of the CPU."""
 
+CASTING = ("cpu", "cuda")
+"""Kinds of devices for which autocast may be on."""
+
 WITHOUT_FLOAT64 = {"mps"}
 """Kinds of devices that have no float64."""
 
@@ -68,7 +71,7 @@ def own_defaults() -> Iterator[None]:
     token = _callers.set(None if device.type == "cpu" else device)
     try:
         with ExitStack() as stack:
-            for kind in ("cpu", "cuda"):
+            for kind in CASTING:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(nullcontext() if device.type == "cpu" else torch.device("cpu"))

@@ -54,10 +54,6 @@ class CallEdit:
     given: Any = ...
     onward: bool = False
 
-    def is_of(self, index: int) -> bool:
-        """Whether it changes a call, by its index."""
-        return self.index in (None, index) or (self.onward and self.index < index)
-
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
         if self.change == "core_input":
@@ -98,9 +94,10 @@ class Editing(TorchFunctionMode):
         super().__init__()
         self.module, self.owner, self.together = module, module, together
         together.append(self)
-        self.edits: dict[Any, dict[tuple[str, str], list[CallEdit]]] = {}
-        for edit in edits:
-            self.edits.setdefault(edit.target, {}).setdefault((edit.caller, edit.inside), []).append(edit)
+        self.edits: dict[Any, dict[tuple[str, str], dict[int | None, list[CallEdit]]]] = {}
+        for edit in edits:  # those of one call by its index, those of several together
+            by_index = self.edits.setdefault(edit.target, {}).setdefault((edit.caller, edit.inside), {})
+            by_index.setdefault(None if edit.onward else edit.index, []).append(edit)
         self.count = {(target, *place): 0 for target, by_place in self.edits.items() for place in by_place}
         self.modules = modules_called()
 
@@ -126,14 +123,15 @@ class Editing(TorchFunctionMode):
                 args = [self._seeing(arg) if callable(arg) else arg for arg in args]
             return func(*args, **kwargs)
         kinds = kinds_called(self.modules)
-        for (caller, inside), edits in self.edits[target].items():
+        for (caller, inside), by_index in self.edits[target].items():
             if not _ends_in(kinds, inside) or (caller and caller != calling_function()):
                 continue
             if not torch.compiler.is_compiling():
                 keep_for_again(self.together, self.owner)
             index = self.count[target, caller, inside]
             self.count[target, caller, inside] += 1
-            for edit in (edit for edit in edits if edit.is_of(index)):
+            several = (edit for edit in by_index.get(None, ()) if (edit.index or 0) <= index)
+            for edit in (*by_index.get(index, ()), *several):
                 if edit.change == "guard":
                     return guards.in_place_of(edit.value, args, kwargs)
                 args, kwargs = edit.apply(args, kwargs)

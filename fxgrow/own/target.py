@@ -71,7 +71,10 @@ def put_into(
     for path, part in own.named_modules():
         if plain_kind(part) is not plain_kind(parts[path]):  # both only drop
             drops.append((path, str(part), str(parts[path])))
-            _exchange(result, parts[path], skeleton(part))
+            others = result.named_modules(remove_duplicate=False)
+            twin, names = skeleton(part), [other for other, each in others if each is parts[path]]
+            for shared in names:
+                result.set_submodule(shared, twin)
         elif type(part) is not type(parts[path]):
             otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
             norms += [path] if is_norm_over_old_units(part) else []
@@ -81,14 +84,6 @@ def put_into(
                     parts[path].__dict__[made] = part.__dict__[made]
     settings = _necessary(result, list(_differences(own, result)), grown, inputs, name)
     return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise), tuple(norms), tuple(drops))
-
-
-def _exchange(model: nn.Module, before: nn.Module, after: nn.Module) -> None:
-    """Put a part in the place of another under all of its names."""
-    for holder in list(model.modules()):
-        for name, part in holder._modules.items():
-            if part is before:
-                holder._modules[name] = after
 
 
 def _check_shared_alike(model: nn.Module, other: nn.Module, here: str, there: str) -> None:
