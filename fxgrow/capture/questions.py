@@ -23,13 +23,17 @@ class Question(NamedTuple):
     property: str
     other: Any
 
-    def answered(self, tensor: Tensor) -> Tensor:
-        """A tensor like another one that has the other property, on the meta device."""
+    def answered(self, tensor: Tensor) -> Iterator[Tensor]:
+        """Tensors like another one that have the other property, on the meta device; any axis may be more or less."""
+        shape = tuple(tensor.shape)
         if self.property == "ndim":
-            shape = tensor.shape[1:] if self.other < tensor.ndim else (1, *tensor.shape)
-            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+            fewer = self.other < tensor.ndim
+            for k in range(tensor.ndim if fewer else tensor.ndim + 1):
+                other = (*shape[:k], *shape[k + 1 :]) if fewer else (*shape[:k], 1, *shape[k:])
+                yield torch.empty(other, dtype=tensor.dtype, device="meta")
+            return
         dtype = self.other if self.property == "dtype" else tensor.dtype
-        return torch.empty(tensor.shape, dtype=dtype, device="meta", requires_grad=self.property == NEEDING)
+        yield torch.empty(shape, dtype=dtype, device="meta", requires_grad=self.property == NEEDING)
 
 
 def questions(argument: str, asked: str, tensor: Tensor) -> Iterator[Question]:

@@ -176,13 +176,25 @@ def _answered_otherwise(
     """Questions about inputs that lead elsewhere where the answer is another."""
     for question in sorted(questions, key=str):
         tensor = bound(recording.bare, inputs)[question.argument]
-        others = with_argument(recording.bare, inputs, question.argument, question.answered(tensor))
-        difference = _parting(recording, mode, graph, others)
-        if difference is not None:
+        answered = question.answered(tensor)
+        others = [with_argument(recording.bare, inputs, question.argument, other) for other in answered]
+        for taken, difference in _first_parting(recording, mode, graph, others):
             asked = f"{question.argument}.{question.property}"
             finding = f"{difference.what} hangs on {asked}, where {question.other} takes another course"
             where = difference.place or type(recording.bare).__name__
-            yield question, Settled(finding, where, feature=question.property, inputs=others)
+            yield question, Settled(finding, where, feature=question.property, inputs=taken)
+
+
+def _first_parting(
+    recording: Recording, mode: str, graph: fx.Graph, others: Iterable[Inputs]
+) -> Iterator[tuple[Inputs, Difference]]:
+    """The first of other inputs that the model takes, and where a record on it parts from the graph, if it does."""
+    for inputs in others:
+        with suppress(CaptureError):
+            difference = next(differences(graph, recording.record(mode, inputs).graph), None)
+            if difference is not None:
+                yield inputs, difference
+            return
 
 
 def _parting(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> Difference | None:

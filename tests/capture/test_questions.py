@@ -73,3 +73,28 @@ def test_a_course_by_gradients_of_the_input_is_tested_or_refused() -> None:
     grown = fxgrow.grow(Asking(lambda x: not x.requires_grad, mixing=True).double(), width=2, example_inputs=X)
     with pytest.raises(SettledError, match=r"x.requires_grad is True"):
         grown(needing)
+
+
+class OneFrame(nn.Module):
+    """Takes an image as a video of one frame, whose axis lies behind the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv3d(2, 6, 1), nn.Conv3d(6, 3, 1)
+
+    def forward(self, video: Tensor) -> Tensor:
+        if video.ndim == 4:
+            video = video.unsqueeze(2)
+        return self.leave(self.enter(video).relu())  # type: ignore[no-any-return]
+
+
+def test_an_axis_may_be_missing_anywhere() -> None:
+    torch.manual_seed(0)
+    model, video = OneFrame().double(), torch.randn(2, 2, 3, 5, 5, dtype=torch.float64)
+    graph = fxgrow.grow(model, width=2, example_inputs=video, form="graph")
+    assert torch.allclose(graph(video), model(video), rtol=0, atol=1e-12)
+    with pytest.raises(SettledError, match=r"video.ndim is 4"):
+        graph(video[:, :, 0])
+    grown = fxgrow.grow(model, width=2, example_inputs=video)
+    assert type(grown) is OneFrame
+    assert torch.allclose(grown(video[:, :, 0]), model(video[:, :, 0]), rtol=0, atol=1e-12)
