@@ -127,6 +127,27 @@ def nearby(inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
         yield even, inputs
 
 
+def between(inputs: Inputs) -> Iterator[tuple[int, int, list[Inputs]]]:
+    """Each axis between the samples and the size, and its size; inputs that have one more along it, or one less."""
+    axes = {(axis, int(x.shape[axis])) for x in _tensors(inputs) for axis in axes_between(x)}
+    for axis, size in sorted(axes):
+        others = (size + 1, size - 1) if size > 1 else (size + 1,)
+        yield axis, size, [_with_size(inputs, axis, size, other) for other in others]
+
+
+def _with_size(inputs: Inputs, axis: int, size: int, other: int) -> Inputs:
+    """Inputs with another size of an axis between the samples and the size, where it has this one."""
+
+    def changed_one(tensor: Tensor) -> Tensor:
+        if axis not in axes_between(tensor) or tensor.shape[axis] != size:
+            return tensor
+        shape = [other if k == axis else n for k, n in enumerate(tensor.shape)]
+        return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+    varied: Inputs = each_tensor(inputs, changed_one)
+    return varied
+
+
 def _shapes(inputs: Inputs) -> tuple[torch.Size, ...]:
     return tuple(tensor.shape for tensor in _tensors(inputs))
 
@@ -142,6 +163,11 @@ def _from(tensor: Tensor) -> int:
 def resized_axes(tensor: Tensor) -> range:
     """The axes whose size may be another: height and width of images, the length of sequences."""
     return range(_from(tensor), 2 if tensor.ndim == 3 else tensor.ndim)
+
+
+def axes_between(tensor: Tensor) -> range:
+    """The axes between the samples and the size: frames of videos and views of objects, or channels."""
+    return range(1, _from(tensor)) if tensor.ndim >= 4 else range(0)
 
 
 def other_dtype(dtype: torch.dtype) -> torch.dtype:

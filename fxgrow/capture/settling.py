@@ -25,6 +25,8 @@ from fxgrow.capture.probing import (
     GRADIENTS,
     SIZE,
     Difference,
+    axes_between,
+    between,
     changed,
     differences,
     nearby,
@@ -97,6 +99,7 @@ def probe(
     turned = {} if BATCH in hanging else dict(_turned(recording, mode, graph, inputs, record.comparisons))
     related = {} if SIZE in hanging else dict(_related(recording, mode, graph, inputs, record.relations))
     answers = dict(_answered_otherwise(recording, mode, graph, inputs, record.questions))
+    along = dict(_written_out(recording, mode, graph, inputs))
     for feature in hanging:  # only now, since the graph is compared until here
         _guard(graph, feature)
     samples = samples_of(inputs)
@@ -108,10 +111,14 @@ def probe(
         _guard(graph, BATCH)
     for relation in related:
         _guard_relation(graph, relation)
+    for axis, size in along:
+        for x, name in _inputs(graph).items():
+            if axis in axes_between(x.meta["value"]) and x.meta["value"].shape[axis] == size:
+                _refuse(graph, contexts.sized, (x, (axis,), (size,), name))
     for question in answers:
         node = next(node for node in graph.nodes if node.op == "placeholder" and node.target == question.argument)
         _refuse(graph, call_guards.other_than, (node, *question))
-    return [*notes, *turned.values(), *related.values(), *answers.values()], same
+    return [*notes, *turned.values(), *related.values(), *answers.values(), *along.values()], same
 
 
 def _turned(
@@ -183,6 +190,31 @@ def _answered_otherwise(
             finding = f"{difference.what} hangs on {asked}, where {question.other} takes another course"
             where = difference.place or type(recording.bare).__name__
             yield question, Settled(finding, where, feature=question.property, inputs=taken)
+
+
+def _written_out(
+    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs
+) -> Iterator[tuple[tuple[int, int], Settled]]:
+    """Axes between the samples and the size, and their sizes, of which a graph has each entry written out."""
+    channels = set(_channels(recording, graph))
+    for axis, size, others in between(inputs):
+        if (axis, size) in channels:
+            continue
+        for taken, difference in _first_parting(recording, mode, graph, others):
+            finding = f"{difference.what} hangs on how many entries there are along axis {axis}"
+            where = difference.place or type(recording.bare).__name__
+            yield (axis, size), Settled(finding, where, feature=SIZE, inputs=taken)
+
+
+def _channels(recording: Recording, graph: fx.Graph) -> Iterator[tuple[int, int]]:
+    """The axes of inputs, and their sizes, that a convolution reads as its channels, of which it takes no others."""
+    parts = dict(recording.bare.named_modules())
+    for x in _inputs(graph):
+        for user in x.users:
+            part = parts.get(str(user.target)) if user.op == "call_module" else None
+            if isinstance(part, nn.modules.conv._ConvNd):
+                axis = x.meta["value"].ndim - len(part.kernel_size) - 1
+                yield axis, int(x.meta["value"].shape[axis])
 
 
 def _first_parting(

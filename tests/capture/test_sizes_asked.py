@@ -37,3 +37,41 @@ def test_a_course_beyond_a_bound_is_served_or_refused_by_name(asks: Callable[[in
         assert torch.allclose(grown(other), model(other), rtol=0, atol=1e-12)
     except SettledError as refusal:
         assert f"x has {length} entries along axis 1" in str(refusal)
+
+
+class Framewise(nn.Module):
+    """Sums what it makes of each frame of a video, perhaps in a loop over an axis."""
+
+    def __init__(self, loops: bool, axis: int = 1) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 3, 1)
+        self.loops, self.axis = loops, axis
+
+    def forward(self, video: Tensor) -> Tensor:
+        if self.loops:
+            frames = video.unbind(self.axis)
+            return sum((self.leave(self.enter(frame).relu()) for frame in frames), torch.zeros((), dtype=video.dtype))
+        samples = video.shape[0]
+        return self.leave(self.enter(video.flatten(0, 1)).relu()).unflatten(0, (samples, -1)).sum(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_loop_over_frames_is_refused_by_a_graph_and_kept_by_the_class(axis: int) -> None:
+    torch.manual_seed(0)
+    model = Framewise(True, axis).double()
+    video, longer = (torch.randn(2, n, 2, 5, 5, dtype=torch.float64).transpose(1, axis) for n in (3, 4))
+    graph = fxgrow.grow(model, width=2, example_inputs=video, form="graph")
+    assert torch.allclose(graph(video), model(video), rtol=0, atol=1e-12)
+    with pytest.raises(SettledError, match=rf"video had the sizes \[3\] along the axes \[{axis}\]"):
+        graph(longer)
+    grown = fxgrow.grow(model, width=2, example_inputs=video)
+    assert type(grown) is Framewise
+    assert torch.allclose(grown(longer), model(longer), rtol=0, atol=1e-12)
+
+
+def test_a_graph_without_such_a_loop_takes_any_number_of_frames() -> None:
+    torch.manual_seed(0)
+    model = Framewise(False).double()
+    video, longer = (torch.randn(2, n, 2, 5, 5, dtype=torch.float64) for n in (3, 4))
+    graph = fxgrow.grow(model, width=2, example_inputs=video, form="graph")
+    assert torch.allclose(graph(longer), model(longer), rtol=0, atol=1e-12)
