@@ -46,3 +46,8 @@ def test_the_page_says_how_many_lines_are_believed() -> None:
     names = [*believed(), *ENTRY]
     for number, counted in zip(said.groups(), (sum(map(lines_of, names)), len(names)), strict=True):
         assert abs(int(number.replace(",", "")) - counted) <= counted / 20, (number, counted)
+
+
+def test_no_module_is_longer_than_a_person_reads_at_once() -> None:
+    lengths = {name: len(source.path.read_text().splitlines()) for name, source in modules().items()}
+    assert {name: length for name, length in lengths.items() if length > 450} == {}

@@ -11,8 +11,9 @@ from torch import fx, nn
 
 from fxgrow.modules.containers import holds_tensor, of_kind
 from fxgrow.proof.claims import Claim, Refuted, Unproved
+from fxgrow.proof.comparing import Both
 from fxgrow.proof.new_layers import axis_of_join, new_units, parts_of_join
-from fxgrow.proof.node_pair import Both, Use
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.structures import shaped
 from fxgrow.rules.calls import reached, run
 

@@ -21,13 +21,15 @@ from fxgrow.proof.bindings import Bound, Resting
 from fxgrow.proof.by_law import prove
 from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Claim, HeldValues, Map, Refuted, Unproved
+from fxgrow.proof.comparing import ABSENT, Both, module_difference
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import constant
 from fxgrow.proof.ends import Ends, check_outputs
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
+from fxgrow.proof.known_values import check_old_entries, without_values
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
 from fxgrow.proof.new_layers import axis_of_join, new_units, parts_of_join
-from fxgrow.proof.node_pair import ABSENT, Both, Use, check_old_entries, claims_in, module_difference, without_values
+from fxgrow.proof.node_pair import Use, claims_in
 from fxgrow.proof.rules.movement import joined
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.storage import Lost, Storage, check_kept, written_tensors

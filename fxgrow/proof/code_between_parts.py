@@ -22,7 +22,7 @@ from fxgrow.modules.containers import each_of_kind, of_kind
 from fxgrow.modules.holders import content_of
 from fxgrow.modules.tensors import named_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.node_pair import equal_values, module_difference
+from fxgrow.proof.comparing import equal_values, module_difference
 from fxgrow.proof.straight_through import puts_out, takes_in
 
 CLAIM = "what lies between the parts is as it was"

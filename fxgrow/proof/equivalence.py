@@ -18,9 +18,9 @@ from torch import Tensor, fx
 from fxgrow import guards
 from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Unproved
+from fxgrow.proof.comparing import equal_values
 from fxgrow.proof.intermediate import Intermediate
 from fxgrow.proof.models import Model, reads_shape
-from fxgrow.proof.node_pair import equal_values
 from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
 from fxgrow.proof.storage import first_tensor, law_of, may_show, module_of, overwrites, sharing
 from fxgrow.rules.contraction import Contraction

@@ -10,7 +10,8 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.proof.claims import Claim, HeldValues, Refuted, Unproved
-from fxgrow.proof.node_pair import Both, Use, plain
+from fxgrow.proof.comparing import Both, plain
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.values import exact
 
 Pair = Callable[[Any, Any], Any]

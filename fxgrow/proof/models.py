@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.proof.node_pair import ABSENT
+from fxgrow.proof.comparing import ABSENT
 
 NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize, guards.normalize)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)

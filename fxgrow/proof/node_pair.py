@@ -2,85 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import math
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from fxgrow.modules.containers import each_of_kind, has_fractions, of_kind
-from fxgrow.modules.holders import compared_by
-from fxgrow.modules.tensors import OF_TREE
+from fxgrow.modules.containers import each_of_kind, of_kind
 from fxgrow.proof.claims import (
     Claim,
     HeldValues,
     Map,
     Refuted,
     Unproved,
-    at_old,
-    earliest,
-    is_new,
     one_number,
     same_map,
-    spare,
-    unchanged,
 )
-from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, exact, first
+from fxgrow.proof.comparing import ABSENT, Both, equal_values, module_difference, plain
+from fxgrow.proof.known_values import check_old_entries, without_values
 from fxgrow.rules.calls import Called, writes
-from fxgrow.rules.registry import kind_of
-
-ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
-"""Stands for an argument that one of the two nodes does not have."""
-
-
-@dataclass(frozen=True)
-class Both:
-    """A value that is no tensor: what the original has at this place, and what the grown model has."""
-
-    old: Any
-    new: Any
-
-    @property
-    def same(self) -> bool:
-        return equal_values(self.old, self.new)
-
-
-def equal_values(value: Any, other: Any) -> bool:
-    """Whether two plain values are equal; floats up to the rounding of one multiplication."""
-    if isinstance(value, float) and isinstance(other, (int, float)) and not isinstance(other, bool):
-        return value == other or math.isclose(value, other, rel_tol=1e-15) or (math.isnan(value) and math.isnan(other))
-    if isinstance(value, int) and isinstance(other, int):  # one may remember where it comes from
-        return value == other and isinstance(value, bool) == isinstance(other, bool)
-    if isinstance(value, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(value) == len(other) and all(map(equal_values, value, other))
-    if isinstance(value, dict) and isinstance(other, dict):
-        return value.keys() == other.keys() and all(equal_values(value[k], other[k]) for k in value)
-    if isinstance(value, slice) and isinstance(other, slice):
-        return equal_values((value.start, value.stop, value.step), (other.start, other.stop, other.step))
-    if isinstance(value, Tensor) or isinstance(other, Tensor):
-        alike = isinstance(value, Tensor) and isinstance(other, Tensor)
-        return (
-            alike
-            and value.shape == other.shape
-            and value.dtype == other.dtype
-            and (value is other or torch.equal(value, other))
-        )
-    if isinstance(value, nn.Module) and isinstance(other, nn.Module):
-        return module_difference(value, other, frozenset()) is None
-    if isinstance(value, weakref.ref) and isinstance(other, weakref.ref):
-        referred, looked_at = (value(), other()), (nn.Parameter, nn.Module)  # where they stand in the tree
-        of_tree = all(held is None or isinstance(held, looked_at) for held in referred)
-        return of_tree or equal_values(*referred)
-    if type(value) is not type(other):
-        return False
-    held, others = compared_by(value), compared_by(other)
-    if held is None or others is None or held is value:
-        return bool(value == other)
-    return equal_values(dict(held), dict(others))
 
 
 class Use(Called[Claim]):
@@ -272,125 +211,8 @@ class Use(Called[Claim]):
         return first
 
 
-def check_old_entries(held: HeldValues, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> str:
-    """What `Use.old_entries` checks, in words.
-
-    Raises
-    ------
-    Refuted: an old entry is not what it was.
-    """
-    kept = at_old(held.new, maps, old)
-    wanted = held.old if factor == 1.0 else exact(held.old) * factor
-    if kept.shape != wanted.shape:
-        raise Refuted(
-            f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
-        )
-    stored = held.exact and factor == 1.0 and not held.rounded
-    bound = 0.0 if stored else (ULPS if held.exact else DERIVED_ULPS) * held.precision
-    wrong = differing(kept, wanted, bound, largest=not held.exact)
-    if wrong.any():
-        place = first(wrong)
-        raise Refuted(
-            f"{held.name}: old entry {list(place)} is {at_index(kept, place):.9g}, "
-            f"it should be {at_index(wanted, place):.9g}"
-        )
-    times = f" x {factor:.6g}" if factor != 1.0 else ""
-    return f"old entries of {held.name} are the original's{times}" + ("" if stored else " (few ulp)")
-
-
-def without_values(claim: Claim) -> Claim:
-    """A claim of values as one of old entries, which are to be checked, and of what is seen of new ones."""
-    if claim.held is None:
-        return claim
-    return unchanged(claim.new) if claim.constant else Claim(claim.old, claim.new, claim.maps, *facts_of(claim))
-
-
-REPEATING = frozenset({"pair", "copy", "opposite", "share"})
-"""Fills that leave equal rows behind."""
-
-
-def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, Tensor]]:
-    """What is known of the new part of a tensor of known values: looked up in the values."""
-    assert claim.held is not None
-    if all(m is None for m in claim.maps):
-        return None, {}, {}
-    value, fills = claim.held.new, claim.held.fills
-    new = is_new(claim)
-    nothing = value == 0
-    if not claim.held.exact and has_fractions(value) and value.numel():  # worked out, so that nothing may be rounded
-        sizes = value.abs()
-        nothing = sizes <= DERIVED_ULPS * claim.held.precision * sizes.where(sizes.isfinite(), 0.0).amax()
-    zero = spare(nothing & new.to(value.device))
-    copies: dict[int, Tensor] = {}
-    means: dict[int, Tensor] = {}
-    for axis, position in enumerate(claim.maps):
-        if position is not None and fills & REPEATING:
-            copies[axis] = repeated(value, axis)
-        if position is not None and "mean" in fills:
-            means[axis] = mean_positions(value, axis, position, claim.held.precision)
-    return None if zero is None else zero.cpu(), copies, means
-
-
-def repeated(value: Tensor, axis: int) -> Tensor:
-    """Position -> the first position along an axis with the same entries, bit for bit. Shape `[positions]`."""
-    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-    rows = value.detach().movedim(axis, 0).reshape(value.shape[axis], -1)
-    count = rows.shape[0]
-    if rows.shape[1] == 0:
-        return torch.arange(count)
-    keys = rows.double()
-    order = torch.argsort((keys * _mixer(rows.shape[1]).to(keys.device)).sum(1), stable=True)
-    ordered = rows[order]
-    starts = torch.ones(count, dtype=torch.bool, device=rows.device)
-    starts[1:] = (ordered[1:] != ordered[:-1]).any(1)  # equal rows have equal sums, and so are neighbours
-    source = torch.empty(count, dtype=torch.long)
-    source[order.cpu()] = starts.cumsum(0).cpu() - 1
-    return earliest(source)
-
-
-@functools.lru_cache(maxsize=64)
-def _mixer(size: int) -> Tensor:
-    """Weights that tell rows apart by their sums."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.empty(size, dtype=torch.float64).uniform_(0.5, 1.5, generator=generator)
-
-
-def mean_positions(value: Tensor, axis: int, position: Tensor, precision: float) -> Tensor:
-    """Which new positions along an axis hold the mean of the old ones, up to rounding. Shape `[positions]`."""
-    old, new = (position >= 0).nonzero().flatten(), (position < 0).nonzero().flatten()
-    result = torch.zeros(len(position), dtype=torch.bool)
-    if not len(old) or not len(new) or not has_fractions(value):
-        return result
-    before, added = (exact(value.index_select(axis, units.to(value.device))) for units in (old, new))
-    mean, scale = before.mean(axis, keepdim=True), before.abs().amax(axis, keepdim=True)
-    bound = ULPS * precision * scale
-    near = (added - mean).abs() <= bound
-    for other in range(value.ndim):
-        if other != axis:
-            near = near.all(other, keepdim=True)
-    result[new] = near.flatten().cpu()
-    return result
-
-
 def no_rule(use: Use) -> Unproved:
     return Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
-
-
-def plain(item: Any) -> Both:
-    """A structure of plain values, as one pair of values."""
-    if isinstance(item, Both):
-        return item
-    if isinstance(item, Claim):
-        raise Unproved("a tensor is given where a number is expected")
-    if isinstance(item, slice):
-        parts = [plain(p) for p in (item.start, item.stop, item.step)]
-        return Both(slice(*(p.old for p in parts)), slice(*(p.new for p in parts)))
-    if isinstance(item, dict):
-        by_key = {key: plain(value) for key, value in item.items()}
-        return Both({k: v.old for k, v in by_key.items()}, {k: v.new for k, v in by_key.items()})
-    pairs = [plain(value) for value in item]
-    kind = type(item) if type(item) in (tuple, list) else tuple
-    return Both(kind(p.old for p in pairs), kind(p.new for p in pairs))
 
 
 def claims_in(item: Any) -> Iterator[Claim]:
@@ -401,53 +223,3 @@ def claims_in(item: Any) -> Iterator[Claim]:
 def numbers_in(item: Any) -> Iterator[Both]:
     """The plain values of a structure, in order."""
     return of_kind(item, Both)
-
-
-_OF_HOOKS = ("_forward_", "_backward_", "_is_full_backward_", "_state_dict_", "_load_state_")
-"""How the names begin of what modules keep of their hooks."""
-
-
-def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -> str | None:
-    """The first attribute in which two modules differ, as a sentence; parameters and buffers are not looked at."""
-    before_kind, after_kind = kind_of(old), kind_of(new)
-    if before_kind is not after_kind:
-        return f"it is a {after_kind.__name__}, it was a {before_kind.__name__}"
-    besides |= {"factor"} if before_kind is not type(old) or after_kind is not type(new) else set()
-    names = [name for name in old.__dict__ if old.__dict__[name] is not new.__dict__.get(name, ABSENT)]
-    names += [name for name in new.__dict__ if name not in old.__dict__]
-    for name in names:
-        if name in OF_TREE or name in besides:
-            continue
-        before, after = old.__dict__.get(name, ABSENT), new.__dict__.get(name, ABSENT)
-        if name.endswith("_hooks") or name.startswith(_OF_HOOKS):
-            if (
-                (before or after)
-                and not _equal_attribute(list(_values(before)), list(_values(after)))
-                and "forward" in name
-            ):
-                return f"its {name} differ"
-            continue
-        if isinstance(before, (nn.Module, Tensor)) or isinstance(after, (nn.Module, Tensor)):
-            continue  # the same objects as in the tree, which is looked at below
-        if before is not after and not _equal_attribute(before, after):
-            return f"its {name} is {after}, it was {before}"
-    if old._modules.keys() != new._modules.keys():
-        return f"its parts are {list(new._modules)}, they were {list(old._modules)}"
-    for name, part in old._modules.items():
-        twin = new._modules[name]
-        if (part is None) != (twin is None):
-            return f"its {name} is there in one of the models only"
-        if part is not None and twin is not None and (difference := module_difference(part, twin, besides)) is not None:
-            return f"{name}: {difference}"
-    return None
-
-
-def _values(hooks: Any) -> list[Any]:
-    return list(hooks.values()) if isinstance(hooks, dict) else []
-
-
-def _equal_attribute(before: Any, after: Any) -> bool:
-    try:
-        return equal_values(before, after)
-    except (RuntimeError, TypeError, ValueError):
-        return False

@@ -18,7 +18,8 @@ from torch import Tensor
 from fxgrow.modules.containers import along
 from fxgrow.proof.atoms import Atoms, added_up, atoms_of, collapsed
 from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, at_old, both_copies, inverse, is_new
-from fxgrow.proof.node_pair import REPEATING, Use, mean_positions, repeated
+from fxgrow.proof.known_values import REPEATING, mean_positions, repeated
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, exact, first, precision
 from fxgrow.rules.convolution import Slide
 

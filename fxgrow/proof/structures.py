@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fxgrow.modules.containers import has_fractions
 from fxgrow.proof.claims import Claim, is_new, unchanged
-from fxgrow.proof.node_pair import Both, claims_in
+from fxgrow.proof.comparing import Both
+from fxgrow.proof.node_pair import claims_in
 
 
 def picks(claim: Claim) -> bool:

@@ -17,8 +17,9 @@ from fxgrow.modules.tensors import named_tensors, place
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
 from fxgrow.proof.claims import Claim, Map, at_old, settled
+from fxgrow.proof.known_values import facts_of
 from fxgrow.proof.models import NORM_GUARDS, Model
-from fxgrow.proof.node_pair import claims_in, facts_of
+from fxgrow.proof.node_pair import claims_in
 from fxgrow.proof.structures import described
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import fxgrow
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.claims import Claim, HeldValues
-from fxgrow.proof.node_pair import facts_of
+from fxgrow.proof.known_values import facts_of
 
 
 class Pooled(nn.Module):

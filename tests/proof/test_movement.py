@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 import fxgrow
 from fxgrow.proof.claims import Claim, one_number
-from fxgrow.proof.node_pair import Both, Use
+from fxgrow.proof.comparing import Both
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import moved
 from fxgrow.rules.shape import Shape
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, merge_axes, split_axis
-from fxgrow.proof.node_pair import Use, equal_values, plain
+from fxgrow.proof.comparing import equal_values, plain
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.products import Operand, contract, linear
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.law import Law

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from fxgrow.proof.claims import Claim, Unproved, carried, is_new, merge_axes, split_axis, unchanged
-from fxgrow.proof.node_pair import Both, Use, no_rule, plain
+from fxgrow.proof.comparing import Both, plain
+from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules.reduction import check_core
 from fxgrow.rules.contraction import Contraction, Gather, SumOfProducts, scales_rows

@@ -30,7 +30,9 @@ from fxgrow.proof.claims import (
     settled,
     unchanged,
 )
-from fxgrow.proof.node_pair import Both, Use, plain, repeated
+from fxgrow.proof.comparing import Both, plain
+from fxgrow.proof.known_values import repeated
+from fxgrow.proof.node_pair import Use
 from fxgrow.rules.calls import run
 from fxgrow.rules.law import Law
 from fxgrow.rules.stretching import NewTensors

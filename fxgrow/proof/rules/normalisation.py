@@ -17,7 +17,9 @@ from torch import Tensor
 from fxgrow.modules.containers import along
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, HeldValues, Map, Refuted, Unproved, both_copies, is_new, merge_axes, split_axis
-from fxgrow.proof.node_pair import Both, Use, no_rule, plain, repeated
+from fxgrow.proof.comparing import Both, plain
+from fxgrow.proof.known_values import repeated
+from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.proof.rules.reduction import positions
 from fxgrow.proof.values import exact

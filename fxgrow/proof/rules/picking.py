@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from fxgrow.proof.claims import Claim, Unproved, carried
-from fxgrow.proof.node_pair import Use, claims_in, plain
+from fxgrow.proof.comparing import plain
+from fxgrow.proof.node_pair import Use, claims_in
 from fxgrow.proof.rules.movement import moved, overwritten
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.law import Law

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fxgrow.modules.containers import flat_tensors
 from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, carried, is_new, one_number
-from fxgrow.proof.node_pair import Use, no_rule, plain
+from fxgrow.proof.comparing import plain
+from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules.movement import arranged, halves
 from fxgrow.rules.calls import draws_apart, keeps_zero, run
 from fxgrow.rules.complexes import ComplexPart, is_part

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, split_axis, unchanged
-from fxgrow.proof.node_pair import REPEATING, Use, claims_in, repeated
+from fxgrow.proof.known_values import REPEATING, repeated
+from fxgrow.proof.node_pair import Use, claims_in
 from fxgrow.proof.products import Operand, contract
 from fxgrow.proof.rules.movement import joined
 from fxgrow.rules.recurrent import PackedParts, Packing, Recurrent

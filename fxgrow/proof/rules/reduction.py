@@ -12,7 +12,8 @@ from fxgrow import guards
 from fxgrow.modules.containers import has_fractions
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried
-from fxgrow.proof.node_pair import Both, Use, no_rule, plain
+from fxgrow.proof.comparing import Both, plain
+from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules.movement import selected
 from fxgrow.proof.rules.pointwise import combined, elementwise
 from fxgrow.rules.reduction import Compared, OverItsNorm, Reduction

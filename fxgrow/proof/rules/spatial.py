@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fxgrow.modules.containers import has_fractions
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, one_number, split_axis, unchanged
-from fxgrow.proof.node_pair import Both, Use, no_rule, plain
+from fxgrow.proof.comparing import Both, plain
+from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules.movement import first, joined
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.complexes import Pairs
