@@ -87,6 +87,7 @@ class GraphBuilder(Refusals):
         self.devices: dict[int, fx.Node] = {}
         self.dtypes: dict[torch.dtype, fx.Node] = {}
         self.alive: list[Any] = []
+        self.without_gradients: set[fx.Node] = set()  # made while they were off
         self.grad_left: bool | None = None  # whether gradients are switched where a region ends; None: unknown
         self.kept: set[int] = set()  # tensors that parts made where their mode was set
         self.paths: list[tuple[str, int]] = []  # of the modules that run, and how many are being called then
@@ -164,6 +165,8 @@ class GraphBuilder(Refusals):
         node = self.graph.create_node(kind, target)
         node.args, node.kwargs = args, kwargs  # torch looks through those that a node is created with
         node.meta["value"] = value
+        if not torch.is_grad_enabled():
+            self.without_gradients.add(node)
         if self.aside and kind != "get_attr":  # which may be moved
             node.meta[ASIDE], self.aside = self.aside, []
         return self._placed(node, place)

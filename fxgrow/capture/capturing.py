@@ -80,17 +80,19 @@ def recapture(model: nn.Module, inputs: Inputs) -> Captured:
     return _captured(model, skeleton(model), fitted(model, inputs))
 
 
-def recorded(model: nn.Module, inputs: Inputs) -> Captured:
-    """Capture a model on inputs, without a look at what hangs on them."""
-    return _captured(model, skeleton(model), inputs, probing=False)
+def recorded(model: nn.Module, inputs: Inputs, gradients: bool = True) -> Captured:
+    """Capture a model on inputs, with gradients on or off, without a look at what hangs on that."""
+    return _captured(model, skeleton(model), inputs, probing=False, gradients=gradients)
 
 
 @collection_paused()
-def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool = True) -> Captured:
+def _captured(
+    model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool = True, gradients: bool = True
+) -> Captured:
     if isinstance(model, GrownGraphModule):
         return _recaptured(bare, model, inputs)
     originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
-    recording = Recording(bare, device_of(model), originals=originals)
+    recording = Recording(bare, device_of(model), originals, gradients)
     first = recording.record("eval", inputs)
     records = {"eval": first, "train": recording.record("train", inputs)} if first.by_mode else {"eval": first}
     graphs = {mode: record.graph for mode, record in records.items()}

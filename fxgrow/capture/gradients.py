@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
+from fxgrow.modules.containers import flat_tensors, has_fractions
 from fxgrow.modules.replacing import replaced
+from fxgrow.rules.calls import writes
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
@@ -42,6 +45,49 @@ def switched(recorder: Recorder, enabled: bool) -> None:
     else:
         before = torch.is_grad_enabled()
         regions.append(recorder.call(enter_grad, (enabled,), before))
+
+
+def is_made(node: fx.Node | None) -> bool:
+    """Whether a node makes something, rather than to stand for what there is."""
+    return node is not None and node.op not in ("placeholder", "get_attr")
+
+
+def needed_by(node: fx.Node, recorder: Recorder) -> bool:
+    """Whether what a node gives needs a gradient: parameters or inputs that need one go into it."""
+    waiting, seen = [node], set[fx.Node]()
+    while waiting:
+        current = waiting.pop()
+        value = list(flat_tensors(current.meta["value"]))
+        if current in seen or current.target in ("detach", "detach_") or not any(map(has_fractions, value)):
+            continue
+        seen.add(current)
+        if current.target == "requires_grad_":
+            return all((*current.args[1:], *current.kwargs.values()))
+        if not is_made(current):
+            held = value
+        elif current in recorder.without_gradients:
+            held = []
+            waiting += current.all_input_nodes[:1] if writes(current) else []
+        else:
+            part = recorder.parts.get(str(current.target)) if current.op == "call_module" else None
+            held = [] if part is None else list(nn.Module.parameters(part))
+            waiting += current.all_input_nodes
+        if any(tensor.requires_grad for tensor in held):
+            return True
+    return False
+
+
+def _made_for(needed: bool) -> Any:
+    """A node of a backward pass where one is needed."""
+    return torch.ones((), requires_grad=True).view(()).grad_fn if needed else None
+
+
+PROPERTIES: dict[str, Callable[[bool], Any]] = {
+    "requires_grad": bool,
+    "is_leaf": operator.not_,
+    "grad_fn": _made_for,
+}
+"""What a tensor that a forward makes says of gradients, by whether it needs one."""
 
 
 def _entered(recorder: Recorder, context: torch.set_grad_enabled) -> None:

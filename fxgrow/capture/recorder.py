@@ -321,6 +321,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.devices[id(device)] = self.property_of(self.node_of_tensor(tensor), name, torch.device("meta"))
             self.alive.append(device)
             return device
+        if name in gradients.PROPERTIES and gradients.is_made(self.nodes.get(id(tensor))):
+            return gradients.PROPERTIES[name](gradients.needed_by(self.nodes[id(tensor)], self))
         if name in _DEVICE_FLAGS:
             return self.device.type == _DEVICE_FLAGS[name]
         if name == "dtype":

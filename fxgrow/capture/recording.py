@@ -75,11 +75,21 @@ class Recording:
     shapes: of what its modules were given and gave in the first record. features: what `forward_features` gave there.
     """
 
-    def __init__(self, bare: nn.Module, device: torch.device, originals: Mapping[int, str] | None = None) -> None:
-        """originals: the names of the tensors of the model that `bare` is a copy of, by their identities."""
+    def __init__(
+        self,
+        bare: nn.Module,
+        device: torch.device,
+        originals: Mapping[int, str] | None = None,
+        gradients: bool = True,
+    ) -> None:
+        """originals: the names of the tensors of the model that `bare` is a copy of, by their identities.
+
+        gradients: whether they are on.
+        """
         self.bare = bare
         self.device = device
         self.originals = originals or {}
+        self.gradients = gradients
         self.functions: dict[str, CustomFunction] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.memory = Memory()
@@ -108,7 +118,12 @@ class Recording:
             self.cached |= bool(called)
             return record
 
-        with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), contexts.autocast_switched(casting), callers_code():
+        with (
+            _ONE_AT_A_TIME,
+            torch.set_grad_enabled(gradients and self.gradients),
+            contexts.autocast_switched(casting),
+            callers_code(),
+        ):
             before = LEFTOVERS.of_the_next_run()
             try:
                 made = run()

@@ -38,7 +38,7 @@ from fxgrow.modules.switching import renew
 from fxgrow.modules.tensors import named_tensors
 from fxgrow.own.calls import with_other_calls
 from fxgrow.own.configs import follow_configs
-from fxgrow.own.courses import Replan, courses
+from fxgrow.own.courses import NotPlanned, Replan, courses
 from fxgrow.own.refusing import with_refusals
 from fxgrow.own.sites import Site
 from fxgrow.own.target import put_into
@@ -216,7 +216,7 @@ def _planned_already(model: nn.Module, planned: Plan) -> Replan:
         sizes = (course for course in planned.courses if not course.calls)
         course = next((course for course in sizes if course.inputs == described(inputs)), None)
         if course is None:
-            raise PlanError("the plan was made where it takes no other course", remedy="plan the growth of this model")
+            raise NotPlanned("the plan was made where it takes no other course", remedy="plan the growth of this model")
         captured = prepared(model, course)
         assert isinstance(captured, Captured)
         return captured, course

@@ -11,8 +11,8 @@ from fxgrow.capture.capturing import recorded
 from fxgrow.capture.inputs import fitted, recalled
 from fxgrow.capture.own_methods import called_by
 from fxgrow.own import own_class, sites
+from fxgrow.own.reading import read_by
 from fxgrow.own.sites import Site
-from fxgrow.own.unread import read_by
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.passes import deepened
 

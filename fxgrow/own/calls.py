@@ -34,9 +34,9 @@ from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
 from fxgrow.own.other_calls import OtherCall, Place, adds_up, bare, both, of_flag, other_calls, several_items
+from fxgrow.own.reading import read_by
 from fxgrow.own.sites import Site, further_sites, sites_of_course
 from fxgrow.own.telling import telling_calls
-from fxgrow.own.unread import read_by
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.plan import Obstacle, Plan, Refusal
 from fxgrow.transforms.width import widened

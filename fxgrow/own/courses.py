@@ -16,18 +16,27 @@ from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
+from fxgrow.capture.probing import GRADIENTS
 from fxgrow.capture.questions import NEEDING
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.settling import turning
-from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.errors import CaptureError, FxgrowError, PlanError
 from fxgrow.modules.devices import device_of
-from fxgrow.modules.tensors import named_tensors
+from fxgrow.modules.tensors import named_tensors, prefixes
 from fxgrow.own.call_edits import FORWARD
+from fxgrow.own.reading import read_by
 from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, TensorGrowth
 from fxgrow.transforms.width import widened
 
 Replan = Callable[[Inputs | Captured], tuple[Captured, Plan]]
 """Captures, if that is still to be done, and plans once more, on other inputs."""
+
+_OF_GRADIENTS = (GRADIENTS, NEEDING)
+"""Features for which no plan keeps a course of its own: its inputs do not tell it."""
+
+
+class NotPlanned(PlanError):
+    """A plan that was made before has no such course."""
 
 
 def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, replan: Replan) -> Any:
@@ -42,21 +51,28 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
     planned = growths(plan)
     of_calls = {name for course in plan.courses if course.calls for name in growths(course)}
     for note in captured.settled:
-        if note.inputs is None:
+        gradients = note.feature != GRADIENTS
+        inputs = note.inputs if gradients else captured.inputs
+        if inputs is None:
             continue
         try:
-            other, course = replan(recorded(source, note.inputs) if note.feature == NEEDING else note.inputs)
+            otherwise = recorded(source, inputs, gradients) if note.feature in _OF_GRADIENTS else inputs
+            other, course = replan(otherwise)
         except FxgrowError as error:
+            if isinstance(error, NotPlanned) and note.feature in _OF_GRADIENTS:  # it was looked at when it was planned
+                continue
             return Obstacle(f"{note.what}, and there it does not grow: {error.what}", note.where)
         others = growths(course)
         differing = (name for name in planned | others if planned.get(name) != others.get(name))
-        name = next((name for name in differing if name in others or name not in of_calls), None)
+        read = read_by(other.model, other.graphs.values())
+        there = (n for n in differing if n in others or not (n in of_calls or read.isdisjoint(prefixes(n))))
+        name = next(there, None)
         if name is not None:
             return Obstacle(f"{note.what}, and there {name} would grow otherwise", note.where)
-        text = parting_on(own, source, plan, other, course)
+        text = parting_on(own, source, plan, other, course, gradients)
         if text is not None:
             return Obstacle(f"{note.what}, and there the class computes something else: {text}", note.where)
-        if note.feature != NEEDING:  # which no plan keeps of its inputs
+        if note.feature not in _OF_GRADIENTS:
             plans.append(replace(course, form="module"))
     if plans and (text := _parting_by_units(own, source, captured, plan, replan)) is not None:
         return Obstacle(f"the course hangs on a number of units: {text}", type(source).__name__)
@@ -78,15 +94,18 @@ def _parting_by_units(
     return None
 
 
-def parting_on(own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan) -> Parting | None:
+def parting_on(
+    own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan, gradients: bool = True
+) -> Parting | None:
     """Where the grown copy of a module does something else than the graph of another course of its forward.
 
     Other sizes are left out where the forward takes courses of their own for them.
     """
     graph = widened(other, course, named_tensors(skeleton(source)), "")
     by_size = any(not course.calls for course in plan.courses)
+    recording = Recording(skeleton(own), device_of(own), gradients=gradients)
     try:
-        return parting(own, graph, with_channels(other.inputs, plan.channels), sizes=not by_size)
+        return parting(own, graph, with_channels(other.inputs, plan.channels), recording, sizes=not by_size)
     except CaptureError as error:  # a graph of sizes that the forward works out by itself
         return Parting(error.what)
 

@@ -1,18 +1,28 @@
-"""Says which attributes the forward of a model may read, by the names in its code."""
+"""Says what the forward of a model reads: tensors and layers, by its graphs; attributes, by the names in its code."""
 
 from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from types import CodeType, FunctionType
 
-from torch import nn
+from torch import fx, nn
 
 from fxgrow.modules.libraries import home_of
+from fxgrow.modules.tensors import tied_names
 from fxgrow.proof.code_between_parts import function_in, functions_reached, methods_of
+from fxgrow.rules.calls import targets
 
 _BY_ANY_NAME = {"vars", "__dict__", "__getattribute__"}
+
+
+def read_by(model: nn.Module, graphs: Iterable[fx.Graph]) -> set[str]:
+    """The tensors and layers of a model that graphs read; tied tensors by each of their names."""
+    graphs = list(graphs)
+    read = targets(graphs, "get_attr") | targets(graphs, "call_module")
+    tied = tied_names(model).items()
+    return read.union(*(names for name, names in tied if not read.isdisjoint((name, name.rpartition(".")[0]))))
 
 
 def may_read(model: nn.Module, attributes: Collection[tuple[nn.Module, str]]) -> set[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.capture import GrownGraphModule, spelled_out
 from fxgrow.modules.containers import has_fractions
@@ -22,24 +22,16 @@ from fxgrow.modules.tensors import dotted, named_tensors, prefixes, tensors_name
 from fxgrow.own.courses import still_held
 from fxgrow.own.edited import plain_kind
 from fxgrow.own.following import are_sizes
+from fxgrow.own.reading import read_by
 from fxgrow.planning.edits import AttributeEdit, set_attributes
 from fxgrow.planning.entries import READING
 from fxgrow.planning.plan import Axis, GrowthGroup, Plan, TensorGrowth
 from fxgrow.planning.showing import shortened
-from fxgrow.rules.calls import targets
 from fxgrow.transforms.tensors import grow_tensor
 from fxgrow.transforms.width import like
 
 Read = Callable[[], Collection[str]]
 """Says, if it is asked, which tensors and layers are read elsewhere: on other courses of the forward."""
-
-
-def read_by(model: nn.Module, graphs: Iterable[fx.Graph]) -> set[str]:
-    """The tensors and layers of a model that graphs read; tied tensors by each of their names."""
-    graphs = list(graphs)
-    read = targets(graphs, "get_attr") | targets(graphs, "call_module")
-    tied = tied_names(model).items()
-    return read.union(*(names for name, names in tied if not read.isdisjoint((name, name.rpartition(".")[0]))))
 
 
 def follow_unread(

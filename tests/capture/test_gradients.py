@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.capture import capture
 from fxgrow.proof.certificate import Verdict
 
 X = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -85,5 +86,71 @@ def test_regions_are_kept(way: Callable[[Tensor], Tensor], form: str) -> None:
         each(X).square().sum().backward()
     torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)
     torch.testing.assert_close(grown.get_parameter("into.weight").grad[:8], model.into.weight.grad, rtol=0, atol=1e-14)
+    with torch.no_grad():
+        torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)
+
+
+def off_for(h: Tensor) -> Tensor:
+    with torch.no_grad():
+        return h.tanh()
+
+
+def doubled_in_place(h: Tensor) -> Tensor:
+    h = h.clone()
+    with torch.no_grad():
+        return h.mul_(2)
+
+
+MADE: list[Callable[[Tensor], Tensor]] = [
+    lambda h: h.tanh(),
+    lambda h: h.detach().tanh(),
+    lambda h: h.data,
+    lambda h: (h > 0).to(h.dtype),
+    lambda h: h.chunk(2, -1)[1],
+    lambda h: h.detach().requires_grad_().exp(),
+    off_for,
+    doubled_in_place,
+]
+ASKED: list[Callable[[Tensor], bool]] = [
+    lambda h: h.requires_grad,
+    lambda h: not h.is_leaf,
+    lambda h: h.grad_fn is not None,
+]
+
+
+class Deciding(Gated):
+    """Decides by what a tensor that it has made says of gradients."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor], ask: Callable[[Tensor], bool]) -> None:
+        super().__init__(make)
+        self.ask = ask
+        self.answers: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.into(x)
+        self.answers.append(self.ask(self.gate(h)))
+        return self.out(self.inner(h).relu() if self.answers[-1] else h.tanh())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("make", MADE)
+def test_what_a_tensor_says_of_gradients_is_what_it_says_in_training(
+    make: Callable[[Tensor], Tensor], frozen: bool
+) -> None:
+    for ask in ASKED:
+        model = Deciding(make, ask).requires_grad_(not frozen).double()
+        model(X)
+        graph = capture(model, X).graphs["both"]
+        inner = any(node.target == "inner" for node in graph.nodes)
+        assert inner is model.answers[0]
+
+
+@pytest.mark.parametrize("ask", ASKED)
+def test_courses_for_training_grow_as_such(ask: Callable[[Tensor], bool]) -> None:
+    torch.manual_seed(0)
+    model = Deciding(torch.tanh, ask).double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=X)
+    assert type(grown) is Deciding
+    torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)
     with torch.no_grad():
         torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)
