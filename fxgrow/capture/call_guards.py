@@ -91,6 +91,8 @@ def structured(value: Any, captured: int | Iterable[Any], name: str) -> None:
         return
     if value is None:
         raise _another(name, "held tensors when the model was captured, and is None now")
+    if not hasattr(value, "__getitem__"):
+        raise _another(name, f"was indexed when the model was captured, and is a {type(value).__name__} now")
     before, now = (captured, len(value)) if isinstance(captured, int) else (list(captured), list(value))
     if now != before:
         noun = "entries" if isinstance(captured, int) else "as its keys"
