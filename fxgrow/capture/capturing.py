@@ -15,7 +15,7 @@ from fxgrow.capture.methods import HOOK, RunningHook, names_of_hooks
 from fxgrow.capture.modes import GrownGraphModule, copied, merge, naming_alike
 from fxgrow.capture.norms import spelled_out
 from fxgrow.capture.outputs import Form
-from fxgrow.capture.probing import FEATURES, differences
+from fxgrow.capture.probing import AS_CAPTURED, FEATURES, Circumstances, differences
 from fxgrow.capture.recording import Record, Recording
 from fxgrow.capture.settling import OTHER, free_numbers, probe
 from fxgrow.capture.shapes import propagate
@@ -80,19 +80,19 @@ def recapture(model: nn.Module, inputs: Inputs) -> Captured:
     return _captured(model, skeleton(model), fitted(model, inputs))
 
 
-def recorded(model: nn.Module, inputs: Inputs, gradients: bool = True) -> Captured:
-    """Capture a model on inputs, with gradients on or off, without a look at what hangs on that."""
-    return _captured(model, skeleton(model), inputs, probing=False, gradients=gradients)
+def recorded(model: nn.Module, inputs: Inputs, under: Circumstances = AS_CAPTURED) -> Captured:
+    """Capture a model on inputs, without a look at what hangs on them."""
+    return _captured(model, skeleton(model), inputs, probing=False, under=under)
 
 
 @collection_paused()
 def _captured(
-    model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool = True, gradients: bool = True
+    model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool = True, under: Circumstances = AS_CAPTURED
 ) -> Captured:
     if isinstance(model, GrownGraphModule):
         return _recaptured(bare, model, inputs)
     originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
-    recording = Recording(bare, device_of(model), originals, gradients)
+    recording = Recording(bare, device_of(model), originals, under)
     first = recording.record("eval", inputs)
     records = {"eval": first, "train": recording.record("train", inputs)} if first.by_mode else {"eval": first}
     graphs = {mode: record.graph for mode, record in records.items()}

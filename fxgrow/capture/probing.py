@@ -7,10 +7,10 @@ a graph would fix it. The same goes for the course that a forward takes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -170,8 +170,24 @@ def axes_between(tensor: Tensor) -> range:
     return range(1, _from(tensor)) if tensor.ndim >= 4 else range(0)
 
 
-def other_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision to record in, in place of another."""
+class Circumstances(NamedTuple):
+    """How a forward is recorded: in the precision that is given for its own, with gradients or not, under autocast."""
+
+    dtype: Callable[[torch.dtype], torch.dtype] | None = None
+    gradients: bool = True
+    casting: bool = False
+
+    @staticmethod
+    def with_other(features: Collection[str]) -> Circumstances:
+        """Those in which these features are other than where a model is captured."""
+        dtype = _other_dtype if DTYPE in features else None
+        return Circumstances(dtype, GRADIENTS not in features, AUTOCAST in features)
+
+
+AS_CAPTURED = Circumstances()
+
+
+def _other_dtype(dtype: torch.dtype) -> torch.dtype:
     return _OTHER.get(dtype, dtype)
 
 

@@ -26,7 +26,7 @@ from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import SizeComparison
 from fxgrow.capture.outputs import Form, taken_apart
-from fxgrow.capture.probing import Difference, differences
+from fxgrow.capture.probing import AS_CAPTURED, Circumstances, Difference, differences
 from fxgrow.capture.questions import Question
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.relations import Relation
@@ -34,6 +34,7 @@ from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, as_error, first_line
 from fxgrow.modules.devices import callers_code
+from fxgrow.modules.replacing import replaced
 from fxgrow.modules.shared_state import SharedState
 from fxgrow.modules.switching import switches_itself
 from fxgrow.opaque import CustomFunction
@@ -80,16 +81,16 @@ class Recording:
         bare: nn.Module,
         device: torch.device,
         originals: Mapping[int, str] | None = None,
-        gradients: bool = True,
+        under: Circumstances = AS_CAPTURED,
     ) -> None:
         """originals: the names of the tensors of the model that `bare` is a copy of, by their identities.
 
-        gradients: whether they are on.
+        under: where a record does not say otherwise.
         """
         self.bare = bare
         self.device = device
         self.originals = originals or {}
-        self.gradients = gradients
+        self.under = under
         self.functions: dict[str, CustomFunction] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.memory = Memory()
@@ -102,15 +103,9 @@ class Recording:
         self._as_it_was: nn.Module | None = None
         """What the last run has left as it was, so that the next one can run it."""
 
-    def record(
-        self,
-        mode: str,
-        inputs: Inputs,
-        dtype: Callable[[torch.dtype], torch.dtype] | None = None,
-        gradients: bool = True,
-        casting: bool = False,
-    ) -> Record:
-        """A run in a mode; `dtype`: to run in another precision. gradients, casting: whether they, autocast, are on."""
+    def record(self, mode: str, inputs: Inputs, under: Circumstances | None = None) -> Record:
+        """A run in a mode."""
+        dtype, gradients, casting = under or self.under
 
         def run() -> Record:
             with SharedState(self.bare) as shared, shared.caches_bypassed() as called:
@@ -120,7 +115,8 @@ class Recording:
 
         with (
             _ONE_AT_A_TIME,
-            torch.set_grad_enabled(gradients and self.gradients),
+            torch.set_grad_enabled(gradients),
+            replaced(torch, "is_inference_mode_enabled", lambda: not gradients),  # where they are off, for all it tells
             contexts.autocast_switched(casting),
             callers_code(),
         ):

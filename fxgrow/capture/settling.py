@@ -24,13 +24,13 @@ from fxgrow.capture.probing import (
     FEATURES,
     GRADIENTS,
     SIZE,
+    Circumstances,
     Difference,
     axes_between,
     between,
     changed,
     differences,
     nearby,
-    other_dtype,
     resized,
     resized_axes,
     samples_of,
@@ -267,10 +267,8 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
         varied = changed(inputs, features, smaller=smaller)
         if varied is None:
             return None
-        dtype = other_dtype if DTYPE in varied.features else None
         try:
-            further = GRADIENTS not in varied.features, AUTOCAST in varied.features
-            record = recording.record(mode, varied.inputs, dtype, *further)
+            record = recording.record(mode, varied.inputs, Circumstances.with_other(varied.features))
         except CaptureError:  # the model does not take such inputs either
             return _REFUSED
         difference = next(differences(graph, record.graph), None)

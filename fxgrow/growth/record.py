@@ -81,7 +81,7 @@ def _of_other_calls(plan: Plan) -> Iterator[str]:
 
 def _what_becomes_of(note: Settled, own: bool) -> str:
     if own:
-        return ": each course is proved" if note.inputs is not None else ""
+        return ": each course is proved" if note.inputs is not None else ": on the other course the same grows"
     return ": the graph refuses others" if note.feature else ": the graph leaves it out"
 
 

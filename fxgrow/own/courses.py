@@ -16,7 +16,7 @@ from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
-from fxgrow.capture.probing import GRADIENTS
+from fxgrow.capture.probing import AS_CAPTURED, AUTOCAST, DTYPE, GRADIENTS, Circumstances, changed
 from fxgrow.capture.questions import NEEDING
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.settling import turning
@@ -31,7 +31,8 @@ from fxgrow.transforms.width import widened
 Replan = Callable[[Inputs | Captured], tuple[Captured, Plan]]
 """Captures, if that is still to be done, and plans once more, on other inputs."""
 
-_OF_GRADIENTS = (GRADIENTS, NEEDING)
+_AROUND = (DTYPE, GRADIENTS, AUTOCAST)
+_UNTOLD = (*_AROUND, NEEDING)
 """Features for which no plan keeps a course of its own: its inputs do not tell it."""
 
 
@@ -51,15 +52,15 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
     planned = growths(plan)
     of_calls = {name for course in plan.courses if course.calls for name in growths(course)}
     for note in captured.settled:
-        gradients = note.feature != GRADIENTS
-        inputs = note.inputs if gradients else captured.inputs
+        inputs, under = note.inputs, Circumstances.with_other({note.feature})
+        if note.feature in _AROUND and (varied := changed(captured.inputs, frozenset({note.feature}))) is not None:
+            inputs = varied.inputs
         if inputs is None:
             continue
         try:
-            otherwise = recorded(source, inputs, gradients) if note.feature in _OF_GRADIENTS else inputs
-            other, course = replan(otherwise)
+            other, course = replan(recorded(source, inputs, under) if note.feature in _UNTOLD else inputs)
         except FxgrowError as error:
-            if isinstance(error, NotPlanned) and note.feature in _OF_GRADIENTS:  # it was looked at when it was planned
+            if isinstance(error, NotPlanned) and note.feature in _UNTOLD:  # it was looked at when it was planned
                 continue
             return Obstacle(f"{note.what}, and there it does not grow: {error.what}", note.where)
         others = growths(course)
@@ -69,10 +70,10 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
         name = next(there, None)
         if name is not None:
             return Obstacle(f"{note.what}, and there {name} would grow otherwise", note.where)
-        text = parting_on(own, source, plan, other, course, gradients)
+        text = parting_on(own, source, plan, other, course, under)
         if text is not None:
             return Obstacle(f"{note.what}, and there the class computes something else: {text}", note.where)
-        if note.feature not in _OF_GRADIENTS:
+        if note.feature not in _UNTOLD:
             plans.append(replace(course, form="module"))
     if plans and (text := _parting_by_units(own, source, captured, plan, replan)) is not None:
         return Obstacle(f"the course hangs on a number of units: {text}", type(source).__name__)
@@ -95,7 +96,7 @@ def _parting_by_units(
 
 
 def parting_on(
-    own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan, gradients: bool = True
+    own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan, under: Circumstances = AS_CAPTURED
 ) -> Parting | None:
     """Where the grown copy of a module does something else than the graph of another course of its forward.
 
@@ -103,7 +104,7 @@ def parting_on(
     """
     graph = widened(other, course, named_tensors(skeleton(source)), "")
     by_size = any(not course.calls for course in plan.courses)
-    recording = Recording(skeleton(own), device_of(own), gradients=gradients)
+    recording = Recording(skeleton(own), device_of(own), under=under)
     try:
         return parting(own, graph, with_channels(other.inputs, plan.channels), recording, sizes=not by_size)
     except CaptureError as error:  # a graph of sizes that the forward works out by itself
