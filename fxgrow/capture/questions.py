@@ -11,9 +11,11 @@ from torch import Tensor
 from fxgrow.capture.methods import code_asking
 
 NEEDING = "requires_grad"
+LAID_OUT = "is_contiguous"
 
 _RANK = ("dim", "ndimension", "ndim")
-_ASKED = (*_RANK, "dtype", "is_floating_point", NEEDING)
+_LAYOUT = (LAID_OUT, "stride")
+_ASKED = (*_RANK, *_LAYOUT, "dtype", "is_floating_point", NEEDING)
 
 
 class Question(NamedTuple):
@@ -32,6 +34,10 @@ class Question(NamedTuple):
                 other = (*shape[:k], *shape[k + 1 :]) if fewer else (*shape[:k], 1, *shape[k:])
                 yield torch.empty(other, dtype=tensor.dtype, device="meta")
             return
+        if self.property == LAID_OUT:
+            other = torch.empty(shape if self.other else shape[::-1], dtype=tensor.dtype, device="meta")
+            yield other if self.other else other.permute(*range(tensor.ndim)[::-1])
+            return
         dtype = self.other if self.property == "dtype" else tensor.dtype
         yield torch.empty(shape, dtype=dtype, device="meta", requires_grad=self.property == NEEDING)
 
@@ -39,8 +45,8 @@ class Question(NamedTuple):
 def questions(argument: str, asked: str, tensor: Tensor) -> Iterator[Question]:
     """What a call or a property of torch asks of an argument, with each other answer that is tried.
 
-    These are an axis more or less, gradients, and the types of numbers that the code which asks names: of two
-    precisions, another comparison knows.
+    These are an axis more or less, another order in memory, gradients, and the types of numbers that the code which
+    asks names: of two precisions, another comparison knows.
     """
     if asked not in _ASKED or (code := code_asking()) is None:
         return
@@ -48,6 +54,8 @@ def questions(argument: str, asked: str, tensor: Tensor) -> Iterator[Question]:
     if asked in _RANK:
         others: list[Any] = [tensor.ndim - 1, tensor.ndim + 1] if tensor.ndim > 1 else [tensor.ndim + 1]
         yield from (Question(argument, "ndim", other) for other in others)
+    elif asked in _LAYOUT and tensor.ndim > 1:
+        yield Question(argument, LAID_OUT, not tensor.is_contiguous())
     elif asked == "dtype":
         named = (getattr(torch, name, None) for name in code.co_names)
         dtypes = {dtype for dtype in named if isinstance(dtype, torch.dtype) and not dtype.is_floating_point}

@@ -17,7 +17,7 @@ from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import AS_CAPTURED, AUTOCAST, DTYPE, GRADIENTS, Circumstances, changed
-from fxgrow.capture.questions import NEEDING
+from fxgrow.capture.questions import LAID_OUT, NEEDING
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.settling import turning
 from fxgrow.errors import CaptureError, FxgrowError, PlanError
@@ -32,7 +32,7 @@ Replan = Callable[[Inputs | Captured], tuple[Captured, Plan]]
 """Captures, if that is still to be done, and plans once more, on other inputs."""
 
 _AROUND = (DTYPE, GRADIENTS, AUTOCAST)
-_UNTOLD = (*_AROUND, NEEDING)
+_UNTOLD = (*_AROUND, LAID_OUT, NEEDING)
 """Features for which no plan keeps a course of its own: its inputs do not tell it."""
 
 

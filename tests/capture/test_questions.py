@@ -12,6 +12,7 @@ import fxgrow
 from fxgrow.errors import SettledError
 
 X = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+TURNED = X.permute(2, 1, 0).contiguous().permute(2, 1, 0)
 BYTES = torch.randint(0, 9, (2, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,6 +33,8 @@ class Asking(nn.Module):
 ASKED = [
     (lambda x: x.dim() == 3, X[0], "x.ndim is 2"),
     (lambda x: x.ndim < 4, X[None], "x.ndim is 4"),
+    (lambda x: x.is_contiguous(), TURNED, "x.is_contiguous is False"),
+    (lambda x: x.stride(-1) == 1, TURNED, "x.is_contiguous is False"),
     (lambda x: x.dtype != torch.uint8, BYTES, "x.dtype is torch.uint8"),
     (lambda x: x.is_floating_point(), BYTES.long(), "x.dtype is torch.int64"),
     (lambda x: x.shape[1] % 2 == 0, X[:, :3], "% 2 are 0"),
