@@ -72,7 +72,7 @@ def other_than(tensor: Any, name: str, asked: str, other: Any) -> None:
     if isinstance(tensor, fx.Proxy):
         return
     answer = getattr(tensor, asked)
-    if (answer() if callable(answer) else answer) == other:
+    if (answer() if inspect.isroutine(answer) else answer) == other:
         raise SettledError(
             f"{name}.{asked} is {other}, for which the forward takes another course than when it was captured",
             remedy="call it as it was captured, or grow the model with example_inputs as it is called",

@@ -24,6 +24,9 @@ FEATURES = (BATCH, SIZE, DTYPE, GRADIENTS, AUTOCAST)
 """What can be another at the next call: how many samples, of which size, in which precision, with gradients or not, and
 under autocast or not."""
 
+COURSE = "the course of the forward"
+"""What differs where other calls are made."""
+
 _OTHER = {torch.float32: torch.float64, torch.float64: torch.float32}
 
 
@@ -70,7 +73,9 @@ def changed(
         if SIZE in wanted:
             shape[1:] = [sizes.get(size, size) if k >= _from(tensor) else size for k, size in enumerate(shape)][1:]
         dtype = _OTHER.get(tensor.dtype, tensor.dtype) if DTYPE in wanted else tensor.dtype
-        return torch.empty(shape, dtype=dtype, device="meta", requires_grad=tensor.requires_grad)
+        order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)  # in memory
+        laid_out = torch.empty([shape[k] for k in order], dtype=dtype, device="meta")
+        return laid_out.permute([order.index(k) for k in range(tensor.ndim)]).requires_grad_(tensor.requires_grad)
 
     if BATCH in wanted:
         inputs = _for_samples(inputs, batch, batch + 1 if samples is None else samples)
@@ -223,7 +228,7 @@ def differences(
         partner[again] = first
         if (first.op, first.target) != (again.op, again.target):
             same = first.op == again.op == "get_attr"
-            yield Difference(first, "a tensor made of numbers" if same else "the course of the forward")
+            yield Difference(first, "a tensor made of numbers" if same else COURSE)
             if not same:
                 return
         if first.target is settled:
@@ -241,7 +246,7 @@ def differences(
                 for raw in (first.args, first.kwargs)
             )
     if len(first_nodes) != len(rerun_nodes):
-        yield Difference(first_nodes[-1] if first_nodes else None, "the course of the forward")
+        yield Difference(first_nodes[-1] if first_nodes else None, COURSE)
 
 
 def _casts_nothing(node: fx.Node) -> bool:

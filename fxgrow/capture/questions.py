@@ -35,8 +35,8 @@ class Question(NamedTuple):
                 yield torch.empty(other, dtype=tensor.dtype, device="meta")
             return
         if self.property == LAID_OUT:
-            other = torch.empty(shape if self.other else shape[::-1], dtype=tensor.dtype, device="meta")
-            yield other if self.other else other.permute(*range(tensor.ndim)[::-1])
+            laid_out = torch.empty(shape if self.other else shape[::-1], dtype=tensor.dtype, device="meta")
+            yield laid_out if self.other else laid_out.permute(*range(tensor.ndim)[::-1])
             return
         dtype = self.other if self.property == "dtype" else tensor.dtype
         yield torch.empty(shape, dtype=dtype, device="meta", requires_grad=self.property == NEEDING)

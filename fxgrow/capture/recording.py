@@ -26,7 +26,7 @@ from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import SizeComparison
 from fxgrow.capture.outputs import Form, taken_apart
-from fxgrow.capture.probing import AS_CAPTURED, Circumstances, Difference, differences
+from fxgrow.capture.probing import AS_CAPTURED, COURSE, Circumstances, Difference, differences
 from fxgrow.capture.questions import Question
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.relations import Relation
@@ -244,7 +244,7 @@ class Recording:
             try:
                 output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
             except CaptureError:
-                parting = parting or Difference(None, "the course of the forward")
+                parting = parting or Difference(None, COURSE)
                 continue
             finally:
                 first.by_mode, first.by_size = first.by_mode or again.by_mode, first.by_size or again.by_size

@@ -13,10 +13,10 @@ from torch import nn
 from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.alignment import Parting, parting
 from fxgrow.capture.capturing import recorded
-from fxgrow.capture.contexts import STATE
+from fxgrow.capture.contexts import STATE, Settled
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
-from fxgrow.capture.probing import AS_CAPTURED, AUTOCAST, DTYPE, GRADIENTS, Circumstances, changed
+from fxgrow.capture.probing import AS_CAPTURED, AUTOCAST, COURSE, DTYPE, GRADIENTS, Circumstances, changed
 from fxgrow.capture.questions import LAID_OUT, NEEDING
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.settling import turning
@@ -30,10 +30,6 @@ from fxgrow.transforms.width import widened
 
 Replan = Callable[[Inputs | Captured], tuple[Captured, Plan]]
 """Captures, if that is still to be done, and plans once more, on other inputs."""
-
-_AROUND = (DTYPE, GRADIENTS, AUTOCAST)
-_UNTOLD = (*_AROUND, LAID_OUT, NEEDING)
-"""Features for which no plan keeps a course of its own: its inputs do not tell it."""
 
 
 class NotPlanned(PlanError):
@@ -52,15 +48,13 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
     planned = growths(plan)
     of_calls = {name for course in plan.courses if course.calls for name in growths(course)}
     for note in captured.settled:
-        inputs, under = note.inputs, Circumstances.with_other({note.feature})
-        if note.feature in _AROUND and (varied := changed(captured.inputs, frozenset({note.feature}))) is not None:
-            inputs = varied.inputs
+        inputs, under = _taken_on(note, captured.inputs)
         if inputs is None:
             continue
         try:
-            other, course = replan(recorded(source, inputs, under) if note.feature in _UNTOLD else inputs)
+            other, course = replan(inputs if under is None else recorded(source, inputs, under))
         except FxgrowError as error:
-            if isinstance(error, NotPlanned) and note.feature in _UNTOLD:  # it was looked at when it was planned
+            if isinstance(error, NotPlanned) and under is not None:  # it was looked at when it was planned
                 continue
             return Obstacle(f"{note.what}, and there it does not grow: {error.what}", note.where)
         others = growths(course)
@@ -70,14 +64,28 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
         name = next(there, None)
         if name is not None:
             return Obstacle(f"{note.what}, and there {name} would grow otherwise", note.where)
-        text = parting_on(own, source, plan, other, course, under)
+        text = parting_on(own, source, plan, other, course, under or AS_CAPTURED)
         if text is not None:
             return Obstacle(f"{note.what}, and there the class computes something else: {text}", note.where)
-        if note.feature not in _UNTOLD:
+        if under is None:
             plans.append(replace(course, form="module"))
     if plans and (text := _parting_by_units(own, source, captured, plan, replan)) is not None:
         return Obstacle(f"the course hangs on a number of units: {text}", type(source).__name__)
     return tuple(plans)
+
+
+def _taken_on(note: Settled, captured_on: Inputs) -> tuple[Inputs | None, Circumstances | None]:
+    """The inputs of another course, and its circumstances where a plan cannot tell it by its inputs.
+
+    Other numbers in a graph are no other course.
+    """
+    if note.inputs is not None:
+        return note.inputs, AS_CAPTURED if note.feature in (LAID_OUT, NEEDING) else None
+    if note.feature not in (DTYPE, GRADIENTS, AUTOCAST) or not note.what.startswith(COURSE):
+        return None, None
+    features = frozenset({note.feature})
+    varied = changed(captured_on, features)
+    return captured_on if varied is None else varied.inputs, Circumstances.with_other(features)
 
 
 def _parting_by_units(
