@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxgrow.capture.decisions import decides_within
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.names_in_code import passed_on_as
 from fxgrow.capture.recording import bound
 from fxgrow.capture.source_code import (
     ANY,
+    Untried,
     asked_of,
     called_names,
     derived_from,
@@ -32,14 +34,10 @@ from fxgrow.modules.containers import flat_tensors, holds_tensor
 from fxgrow.modules.holders import fields_of, holding
 from fxgrow.modules.libraries import is_installed, is_known
 
-UNREAD = object()
-"""Stands for every other value of what code decides by that is not at hand."""
-
-NESTED = object()
-"""Stands for every other value of what holds further containers, whose items are not tried."""
-
-UNTRIED = object()
-"""Stands for every other value of what code decides by that may do more than compute, so that it is not run."""
+UNREAD = Untried("the code that may decide by it cannot be read, so no other value was tried")
+ACTING = Untried("the code that may decide by it may do more than compute, so no other value was tried")
+NESTED = Untried("it holds further options, of which no other value was tried")
+COMPUTED = Untried("the code decides by what it computes from it, of which not every value was tried")
 
 ANOTHER = "another"
 """Stands for a text that the code of a model does not name."""
@@ -114,6 +112,11 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         of_parts = isinstance(value, str) and any(named.get(each) for each in derived)  # "one+other"
         if by_name(value) and (of_parts or any(looked_up)):
             yield name, ANY
+        several = value if isinstance(value, (tuple, list)) and value else (value,)
+        counts = all(type(item) in (int, float) for item in several)
+        of_kind = counts or (isinstance(value, (str, tuple, list, set)) and not fields_of(value))
+        if of_kind and not is_installed(type(model)) and decides_within(code, names, counts):
+            yield name, COMPUTED
         held_here = value if isinstance(value, dict) else fields_of(value)
         if any(isinstance(item, dict) or fields_of(item) for item in held_here.values()) and looks_within(code, name):
             yield name, NESTED

@@ -36,7 +36,7 @@ def passed_on_as(code: Iterable[ast.AST]) -> dict[str, set[str]]:
     names: dict[str, set[str]] = {}
     for node in code:
         for target, value in assignments(node):
-            for part in _passed_on(value):
+            for part in passed_on(value):
                 if name := name_of(part):
                     names.setdefault(name, {name}).update(_names_of(target))
     waiting = list(names)
@@ -79,7 +79,7 @@ _CONVERTING |= {"lower", "upper", "strip", "casefold", "capitalize", "title", "r
 """Functions and methods of a value that give the same value in another form."""
 
 
-def _passed_on(code: ast.expr) -> Iterator[ast.expr]:
+def passed_on(code: ast.expr) -> Iterator[ast.expr]:
     """What some code may be itself, in another form perhaps, or has the items of."""
     inside: Sequence[ast.expr] = ()
     if isinstance(code, ast.Dict):
@@ -95,4 +95,4 @@ def _passed_on(code: ast.expr) -> Iterator[ast.expr]:
         inside = one_of(code)
     yield code
     for part in inside:
-        yield from _passed_on(part)
+        yield from passed_on(part)

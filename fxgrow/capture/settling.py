@@ -159,7 +159,7 @@ def _related(
     recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, relations: Iterable[Relation]
 ) -> Iterator[tuple[Relation, Settled]]:
     """Comparisons of what is computed from sizes that lead elsewhere where a size is one more, or one less."""
-    pending = sorted(relations, key=str)
+    pending = sorted((relation for relation in relations if not relation.arguments()), key=str)
     for other, varied in nearby(inputs):
         if not pending:
             return

@@ -10,17 +10,26 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
 
-from fxgrow.capture.names_in_code import assignments, name_of, one_of, passed_on_as
+from fxgrow.capture.names_in_code import assignments, name_of, one_of, passed_on, passed_on_as
 from fxgrow.modules.holders import held_by
 from fxgrow.modules.libraries import is_library
 
-ANY = object()
-"""Stands for every other value of a name, of which there are too many to try."""
+
+@dataclass(frozen=True)
+class Untried:
+    """Stands for every other value of a name, of which none is tried; why it is refused."""
+
+    why: str
+
+
+ANY = Untried("another name may stand for what computes something else with units that grow")
+"""Of a name by which something is looked up, of which there are too many to try."""
 
 
 def code_of(function: Any) -> ast.Module | None:
@@ -162,8 +171,11 @@ def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[An
                 lists = (len(part) for part in model.children() if isinstance(part, (nn.ModuleList, nn.Sequential)))
                 constants = list(range(max(lists, default=0)))
                 named = [side for side in named if isinstance(side, ast.Name)]
-            for side in named:
-                if name := name_of(side):
+            several = [side.elts for side in named if isinstance(side, (ast.Tuple, ast.List))]
+            if isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+                constants += [tuple(_constants(items)) for items in several]
+            for part in (part for side in named if isinstance(side, ast.expr) for part in passed_on(side)):
+                if name := name_of(part):
                     values.setdefault(name, []).extend(constants)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
             at = node.left.left if isinstance(node.left, ast.BinOp) else node.left  # bits >> 2 & 1

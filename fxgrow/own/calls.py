@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, NESTED, UNREAD, UNTRIED, with_argument
+from fxgrow.capture.arguments import ANOTHER, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import GUARDS, STATE
@@ -25,7 +25,7 @@ from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import differences, samples_of
 from fxgrow.capture.recording import Record, Recording
-from fxgrow.capture.source_code import ANY
+from fxgrow.capture.source_code import Untried
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.devices import device_of
@@ -125,9 +125,9 @@ class _OtherCalls:
             self._records[key] = self._recording_of(beside).record(mode, inputs)
         return self._records[key]
 
-    def recorded(self, argument: str) -> fx.Graph:
-        """A graph of the model with an argument as a placeholder."""
-        return self._as_captured(argument, "eval").graph
+    def recorded(self, argument: str) -> Record:
+        """A record of the model with an argument as a placeholder."""
+        return self._as_captured(argument, "eval")
 
     def recorded_as_grown(self, argument: str, inputs: Inputs | None = None) -> fx.Graph:
         """A graph of the grown copy with an argument as a placeholder; inputs: others than it was captured with."""
@@ -151,7 +151,7 @@ class _OtherCalls:
     def is_operand(self, argument: str) -> bool:
         """Whether what is computed hangs on a number, and not only how often."""
         given: set[fx.Node] = set()
-        for node in self.recorded(argument).nodes:
+        for node in self.recorded(argument).graph.nodes:
             named = node.op == "placeholder" and node.target == argument
             if named or (node.target is operator.getitem and node.args[0] in given):  # of a tuple
                 given.add(node)
@@ -173,19 +173,12 @@ class _OtherCalls:
         if refusal is not None and said not in refusal.allowed:
             self.wrong.setdefault(place, refusal.why)
             return None
-        if holds_tensor(call.value) and (said in right or place in self.wrong):
-            return None  # the model took another one, by which this is settled
+        if (call.argument and said in right) or (holds_tensor(call.value) and place in self.wrong):
+            return None  # it was tried; of tensors, the model took another one, by which this is settled
         if callable(call.value):
             self.wrong.setdefault(place, "another function may compute something else with units that grow")
-        if call.value is UNREAD or call.value is UNTRIED:
-            code = "cannot be read" if call.value is UNREAD else "may do more than compute"
-            self.wrong.setdefault(place, f"the code that may decide by it {code}, so no other value was tried")
-            return None
-        if call.value is NESTED:
-            self.wrong.setdefault(place, "it holds further options, of which no other value was tried")
-            return None
-        if call.value is ANY:
-            self.wrong.setdefault(place, "another name may stand for what computes something else with units that grow")
+        if isinstance(call.value, Untried):
+            self.wrong.setdefault(place, call.value.why)
             return None
         return self._tried(call)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
-from fxgrow.capture.arguments import UNREAD, UNTRIED, OtherNumber, other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import ACTING, UNREAD, OtherNumber, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.contexts import GUARDS, settled
 from fxgrow.capture.flags import Flag, other_flags, parts_of, value_of
@@ -87,7 +87,7 @@ def other_calls(
             yield from _untried(source, there, captured, UNREAD)
         elif not is_installed(type(source)):
             told = {name: value for name, value in there.items() if name in decided}
-            yield from _untried(source, told, captured, UNTRIED)
+            yield from _untried(source, told, captured, ACTING)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))

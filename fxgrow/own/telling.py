@@ -1,10 +1,12 @@
-"""Numbers in place of an argument on which what a forward computes from it may hang otherwise once sizes have grown."""
+"""Numbers in place of an argument with which the forward takes another course, or may do so once sizes have grown."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -14,6 +16,9 @@ from fxgrow.capture.arguments import with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.numbers import COMPARED
+from fxgrow.capture.own_methods import methods_that_ran, only_compute
+from fxgrow.capture.recording import Record
+from fxgrow.capture.relations import Relation, comes_out
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.libraries import is_known
 from fxgrow.own.other_calls import OtherCall, as_called
@@ -21,17 +26,58 @@ from fxgrow.rules.calls import run
 
 
 def telling_calls(
-    source: nn.Module, captured: Captured, recorded: Callable[[str], fx.Graph], grown: Callable[[str], fx.Graph]
+    source: nn.Module, captured: Captured, recorded: Callable[[str], Record], grown: Callable[[str], fx.Graph]
 ) -> Iterator[OtherCall]:
-    """Calls with numbers in place of arguments with which something scales otherwise: `channels % argument`.
+    """Calls with other numbers in place of arguments.
 
-    recorded, grown: graphs of a model and of its grown copy with an argument as a placeholder.
+    With these, something scales otherwise (`channels % argument`), or a comparison of what is computed from the
+    argument comes out otherwise (`2 * argument - 1 == 5`).
+
+    recorded, grown: a record of a model, and a graph of its grown copy, with an argument as a placeholder.
     """
-    for argument, value in as_called(source, captured).items() if not is_known(type(source)) else ():
-        if type(value) in (int, float):
-            for number in _telling(recorded(argument), functools.partial(grown, argument), argument, value):
-                inputs = with_argument(source, captured.inputs, argument, number)
-                yield OtherCall(f"{argument}={number}", inputs, (in_words(value),), argument, number)
+    called = as_called(source, captured) if not is_known(type(source)) else {}
+    computing = bool(called) and only_compute(source, methods_that_ran(captured))
+    numbers = {argument: found for argument, value in called.items() if (found := _numbers_in(argument, value))}
+    by_label = {label: number for found in numbers.values() for label, number in found.items()}
+    for argument, labels in numbers.items():
+        record, value = recorded(argument), called[argument]
+        for label in labels:
+            relations = sorted((each for each in record.relations if computing and label in each.arguments()), key=str)
+            others = [other for each in relations for other in _turning(each, label, by_label, record.graph)]
+            if label == argument:
+                others += _telling(record.graph, functools.partial(grown, argument), argument, value)
+            for other in dict.fromkeys(others):
+                items = (other if each == label else item for each, item in labels.items())
+                told = other if label == argument else type(value)(items)
+                inputs = with_argument(source, captured.inputs, argument, told)
+                yield OtherCall(f"{argument}={in_words(told)}", inputs, (in_words(value),), argument, told)
+
+
+def _numbers_in(argument: str, value: Any) -> dict[str, Any]:
+    """A number by the name of its argument, or several by their places there; of anything else, nothing."""
+    if type(value) in (int, float):
+        return {argument: value}
+    several = dict(enumerate(value)) if type(value) in (tuple, list) else {}
+    plain = all(type(item) in (int, float) for item in several.values())
+    return {f"{argument}[{k}]": item for k, item in several.items()} if plain else {}
+
+
+def _turning(relation: Relation, label: str, numbers: Mapping[str, Any], graph: fx.Graph) -> Iterator[Any]:
+    """The number nearest to one of an argument with which a comparison comes out otherwise, and one further on."""
+    tensors = ((node.name, node.meta.get("value")) for node in graph.nodes)
+    shapes = {name: tensor.shape for name, tensor in tensors if isinstance(tensor, Tensor)}
+    number = numbers[label]
+    least = 1 if type(number) is int else 0.125
+    for step in (side * count * least for count in range(1, _FAR) for side in (1, -1)):
+        with suppress(ArithmeticError, KeyError):  # of a tensor that nothing reads
+            told = {**numbers, label: number + step}
+            if comes_out(*relation[:3], lambda name, axis: shapes[name][axis], told) is not relation.outcome:
+                yield from (number + step, number + step + math.copysign(least, step))
+                return
+
+
+_FAR = 512
+"""So far from an argument others are looked for with which a comparison comes out otherwise."""
 
 
 def _telling(source: fx.Graph, grown: Callable[[], fx.Graph], argument: str, value: Any) -> Iterator[Any]:

@@ -1,0 +1,141 @@
+"""Courses that hang on what a forward computes from an argument: each call is taken, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import SettledError
+from tests.capture.assembled import EXACT, normal
+from tests.models import lively
+
+X = normal(3, 4)
+
+
+class Told(nn.Module):
+    """Centres its units where what it is told says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.inner, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def centres(self, told: Any, count: int) -> Any:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, told: Any) -> Tensor:
+        h = self.read(x).relu()
+        if self.centres(told, h.shape[0]):
+            return self.head(h - h.mean(-1, keepdim=True))  # type: ignore[no-any-return]
+        return self.head(self.inner(h).tanh())  # type: ignore[no-any-return]
+
+
+class Doubled(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return 2 * told - 1 == 5
+
+
+class Divided(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return told % 4 == 0 or abs(told) // 8 > 3
+
+
+class AtMost(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return max(told, 4) != 4
+
+
+class WithCount(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return told + count > 9
+
+
+class Halved(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return not 0.5 * told < 1.5
+
+
+class First(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return told[0] * 2 == 6
+
+
+class Letter(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return told[0] == "b"
+
+
+class Long(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return len(told) > 4
+
+
+class Lower(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return told.lower() == "b"
+
+
+class Formatted(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return f"{told}_1" == "b_1"
+
+
+class Settings(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        settings = {"mode": told}
+        return settings["mode"] == "b"
+
+
+class Common(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return {"b"} & set(told)
+
+
+class Apart(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return not set(told).isdisjoint({"b", "c"})
+
+
+class Pair(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return told == [1, 2]
+
+
+CASES: list[tuple[type[Told], Any, Sequence[Any]]] = [
+    (Doubled, 1, (2, 3, 4)),
+    (Divided, 1, (3, 4, 31, 32, -33, 8)),
+    (AtMost, 1, (4, 5)),
+    (WithCount, 1, (6, 7)),
+    (Halved, 1.0, (2.5, 3.0, 3.5)),
+    (First, (1, 1), ((2, 3), (3, 1), (3, 9))),
+    (Letter, "abc", ("bcd", "acd")),
+    (Long, "abc", ("abcd", "abcde")),
+    (Lower, "a", ("b", "B", "c")),
+    (Formatted, "a", ("b", "c")),
+    (Settings, "a", ("b", "c")),
+    (Common, ("a",), (("b",), ("a", "b"), ("c",))),
+    (Apart, ("a",), (("b",), ("a", "b"), ("d",))),
+    (Pair, [1, 1], ([1, 2], [2, 2])),
+]
+
+
+@pytest.mark.parametrize(("kind", "told", "others"), CASES)
+def test_what_is_computed_from_an_argument_is_looked_at(kind: type[Told], told: Any, others: Sequence[Any]) -> None:
+    model = lively(kind()).double().eval()
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=(X, told), init="replicate")
+    assert isinstance(grown, kind)
+    taken: list[Any] = []
+    for other in (told, *others):
+        try:
+            after = grown(X, other)
+        except SettledError as error:
+            assert "the code decides by what it computes from it" in str(error) or "would grow otherwise" in str(error)
+            continue
+        taken.append(other)
+        torch.testing.assert_close(after, model(X, other), rtol=EXACT, atol=EXACT)
+    assert taken[0] == told
+    assert len(taken) > 1 or kind in (Letter, Long, Formatted, Settings, Common, Apart)
