@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import enum
 import inspect
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxgrow.capture.decisions import decides_within
+from fxgrow.capture.decisions import decides_within, read_as_a_whole
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.names_in_code import passed_on_as
@@ -66,10 +67,13 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     called = bound(model, inputs)
     parameters = inspect.signature(model.forward).parameters
     values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
-    code = code_run(model, methods, [name for name, value in values.items() if not holds_tensor(value)])
+    starred = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
+    told = [name for name, value in values.items() if not holds_tensor(value) or isinstance(value, dict)]
+    code = code_run(model, methods, [*told, *starred])
     named, asked, given_on = named_values(model, code), asked_of(code), unpacked(code)
     called_here, passed = called_names(code), passed_on_as(code)
     numbers = _first_number if is_known(type(model)) else _other_numbers
+    installed = is_installed(type(model))
 
     def others_of(name: str, value: Any, said: str) -> list[Any]:
         """Other values of an argument, or of an attribute of one."""
@@ -99,7 +103,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         default, names = parameters[name].default, passed.get(name, {name})
         keys = looked_for(code, names)
         others: list[Any] = [] if default is inspect.Parameter.empty else [default]
-        given_further = not names.isdisjoint(given_on) and not is_installed(type(model))
+        given_further = not names.isdisjoint(given_on) and not installed
         if given_further and (value is None or isinstance(value, dict)):
             yield name, UNREAD
         else:
@@ -115,11 +119,14 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         several = value if isinstance(value, (tuple, list)) and value else (value,)
         counts = all(type(item) in (int, float) for item in several)
         of_kind = counts or (isinstance(value, (str, tuple, list, set)) and not fields_of(value))
-        if of_kind and not is_installed(type(model)) and decides_within(code, names, counts):
+        if of_kind and not installed and decides_within(code, names, counts):
             yield name, COMPUTED
         held_here = value if isinstance(value, dict) else fields_of(value)
         if any(isinstance(item, dict) or fields_of(item) for item in held_here.values()) and looks_within(code, name):
             yield name, NESTED
+        if isinstance(value, dict) and holds_tensor(value) and not installed and read_as_a_whole(code, names):
+            yield from ((name, {k: v for k, v in value.items() if k != key}) for key in value if len(value) > 1)
+            yield name, COMPUTED
         for key, item in keys.items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
                 yield name, {**value, key: not held}
@@ -133,12 +140,16 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
                 for _, other in each_other(label, held, others_of(label, held, "Any" if held is None else "")):
                     yield name, holding(option, {**fields, attribute: other})
     for parameter in parameters.values():
-        told = any(isinstance(each, str) for each in named.get(parameter.name, ()))
-        if parameter.kind is parameter.VAR_POSITIONAL and told and f"*{parameter.name}" not in called:
-            yield parameter.name, ANY
+        names = passed.get(parameter.name, {parameter.name})
+        left_out = parameter.kind is parameter.VAR_POSITIONAL and f"*{parameter.name}" not in called
+        if left_out and not installed and any(isinstance(node, ast.Name) and node.id in names for node in code):
+            yield parameter.name, COMPUTED
         if parameter.kind is parameter.VAR_KEYWORD:
-            for name, value in looked_for(code, passed.get(parameter.name, {parameter.name})).items():
-                if name not in values and name not in called.get(f"**{parameter.name}", {}):
+            keys, there = looked_for(code, names), called.get(f"**{parameter.name}", {})
+            if not installed and (read_as_a_whole(code, names) or not names.isdisjoint(given_on)):
+                yield parameter.name, dataclasses.replace(COMPUTED, besides=(*there, *keys))
+            for name, value in keys.items():
+                if name not in values and name not in there:
                     further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
                     further += numbers(value)
                     yield from each_other(name, inspect.Parameter.empty, [value, *further])

@@ -79,6 +79,32 @@ class _Deciding(NamedTuple):
         return isinstance(code, ast.GeneratorExp) and all(name_of(each.iter) in self.names for each in code.generators)
 
 
+def read_as_a_whole(code: Sequence[ast.AST], names: Collection[str]) -> bool:
+    """Whether code reads containers of some names otherwise than by keys that it says, or gives them on to a function.
+
+    Functions that it gives them on to are among the code, under these names.
+    """
+    aside: set[int] = set()
+    for node in code:
+        held: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            by_key = isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop", "setdefault")
+            if isinstance(node.func, ast.Attribute) and by_key and node.args and isinstance(node.args[0], ast.Constant):
+                held = [node.func.value]
+            if not (isinstance(node.func, ast.Name) and node.func.id in _OF_PYTHON):
+                held += [*node.args, *(word.value for word in node.keywords if word.arg)]
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn, ast.Is, ast.IsNot)):
+            said = isinstance(node.ops[0], (ast.Is, ast.IsNot)) or isinstance(node.left, ast.Constant)
+            held = [node.left, *node.comparators] if said else []
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            held = [node.value]
+        elif isinstance(node, ast.Assign):
+            held = [node.value]  # another of the names
+        aside |= set(map(id, held))
+    reading = (part for part in code if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+    return any(part.id in names and id(part) not in aside for part in reading)
+
+
 def _read(code: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(code) if isinstance(part, ast.Name)}
 

@@ -23,9 +23,13 @@ from fxgrow.modules.libraries import is_library
 
 @dataclass(frozen=True)
 class Untried:
-    """Stands for every other value of a name, of which none is tried; why it is refused."""
+    """Stands for every other value of a name, of which none is tried, and why it is refused.
+
+    besides: values that are no others; of keywords, the names of those that are tried as arguments of their own.
+    """
 
     why: str
+    besides: tuple[Any, ...] = ()
 
 
 ANY = Untried("another name may stand for what computes something else with units that grow")

@@ -23,6 +23,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
 from fxgrow.capture.probing import Difference
 from fxgrow.capture.recording import bound
+from fxgrow.capture.source_code import Untried
 from fxgrow.grouping import grouped
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.holders import fields_of, holding
@@ -90,11 +91,12 @@ def other_calls(
             yield from _untried(source, told, captured, ACTING)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
-        as_it_was = in_words(before.get(name, inspect.Parameter.empty))
+        besides = map(in_words, value.besides if isinstance(value, Untried) else ())
+        as_it_was = (in_words(before.get(name, inspect.Parameter.empty)), *besides)
         unnamed = isinstance(value, OtherNumber)
         given = int(value) if unnamed else value
         inputs = with_argument(source, captured.inputs, name, given)
-        call = OtherCall(f"{name}={in_words(given)}", inputs, (as_it_was,), name, given, unnamed=unnamed)
+        call = OtherCall(f"{name}={in_words(given)}", inputs, as_it_was, name, given, unnamed=unnamed)
         if not unnamed or may_be(call):
             yield call
     for flag, before_it in flags if computing else ():

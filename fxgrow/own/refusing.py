@@ -46,6 +46,7 @@ def refusing(kind: Any, methods: frozenset[str] = frozenset({"forward"})) -> typ
         plainly = getattr(kind, name)
         parameters = list(inspect.signature(plainly).parameters.values())
         places = {parameter.name: place for place, parameter in enumerate(parameters[1:])}
+        keywords = {parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD}
         defaults = {parameter.name: parameter.default for parameter in parameters}
         left_out = inspect.Parameter.empty
 
@@ -55,6 +56,8 @@ def refusing(kind: Any, methods: frozenset[str] = frozenset({"forward"})) -> typ
                 if "." in argument:
                     kind_of_part, _, attribute = argument.rpartition(".")
                     return [value_of(part, attribute, left_out) for part in parts_of(self, kind_of_part)]
+                if argument in keywords:
+                    return [key for key in kwargs if key not in places]
                 place = places.get(argument, len(args))
                 return [args[place] if place < len(args) else kwargs.get(argument, defaults.get(argument, left_out))]
 

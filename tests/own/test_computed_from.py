@@ -139,3 +139,62 @@ def test_what_is_computed_from_an_argument_is_looked_at(kind: type[Told], told: 
         torch.testing.assert_close(after, model(X, other), rtol=EXACT, atol=EXACT)
     assert taken[0] == told
     assert len(taken) > 1 or kind in (Letter, Long, Formatted, Settings, Common, Apart)
+
+
+class Starred(Told):
+    def forward(self, x: Tensor, *told: Any, **further: Any) -> Tensor:  # type: ignore[override]
+        return super().forward(x, told or tuple(further))
+
+
+class Flags(Starred):
+    def centres(self, told: Any, count: int) -> Any:
+        return "b" in told or (told and told[0] is True)
+
+
+class Further(Told):
+    def forward(self, x: Tensor, **further: Any) -> Tensor:  # type: ignore[override]
+        also = further.pop("also", False)
+        return super().forward(x, self.picked(**further) or also)
+
+    def picked(self, centred: bool = False) -> bool:
+        return centred
+
+    def centres(self, told: Any, count: int) -> Any:
+        return told
+
+
+class Several(Told):
+    """Reads what there is, and something else for what there is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.none = nn.ModuleDict({"a": nn.Linear(4, 8), "b": nn.Linear(4, 8)}), nn.Parameter(torch.ones(8))
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+        read = [self.parts[key](x[key]).relu() if key in x else self.none for key in self.parts]
+        return self.head(sum(read))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "others", "taken"),
+    [
+        (Flags, (X,), [((X, "b"), {}), ((X, True), {}), ((X, X), {}), ((X,), {"q": 1})], 0),
+        (Further, (X,), [((X,), {"centred": True}), ((X,), {"also": True})], 1),
+        (Several, ({"a": X, "b": X},), [(({"a": X},), {}), (({"b": X},), {})], 2),
+    ],
+)
+def test_what_a_call_has_more_or_less_is_taken_or_refused(
+    kind: type[nn.Module], given: Any, others: Sequence[tuple[Any, Any]], taken: int
+) -> None:
+    model = lively(kind()).double().eval()
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=given)
+    assert isinstance(grown, kind)
+    for args, kwargs in others:
+        try:
+            after = grown(*args, **kwargs)
+        except SettledError as error:
+            assert "for which the model did not grow" in str(error)
+            continue
+        taken -= 1
+        torch.testing.assert_close(after, model(*args, **kwargs), rtol=EXACT, atol=EXACT)
+    assert taken == 0
