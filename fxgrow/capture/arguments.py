@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import enum
 import inspect
+import itertools
 import typing
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxgrow.capture.call_guards import Starred
 from fxgrow.capture.decisions import decides_within, read_as_a_whole
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
@@ -126,7 +128,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             yield name, NESTED
         if isinstance(value, dict) and holds_tensor(value) and not installed and read_as_a_whole(code, names):
             yield from ((name, {k: v for k, v in value.items() if k != key}) for key in value if len(value) > 1)
-            yield name, COMPUTED
+            larger = {**value, ANOTHER: next(flat_tensors(value))}
+            yield name, dataclasses.replace(COMPUTED, unless=(name, larger))
         for key, item in keys.items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
                 yield name, {**value, key: not held}
@@ -141,18 +144,27 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
                     yield name, holding(option, {**fields, attribute: other})
     for parameter in parameters.values():
         names = passed.get(parameter.name, {parameter.name})
-        left_out = parameter.kind is parameter.VAR_POSITIONAL and f"*{parameter.name}" not in called
-        if left_out and not installed and any(isinstance(node, ast.Name) and node.id in names for node in code):
-            yield parameter.name, COMPUTED
+        if parameter.kind is parameter.VAR_POSITIONAL and not installed:
+            given = called.get(f"*{parameter.name}", ())
+            read = any(isinstance(node, ast.Name) and node.id in names for node in code)
+            if read and (not all(map(holds_tensor, given or (None,))) or decides_within(code, names)):
+                yield from ((parameter.name, Starred(few)) for few in _more_or_fewer(given, inputs))
+                yield parameter.name, COMPUTED
         if parameter.kind is parameter.VAR_KEYWORD:
-            keys, there = looked_for(code, names), called.get(f"**{parameter.name}", {})
+            keywords, there = looked_for(code, names), called.get(f"**{parameter.name}", {})
             if not installed and (read_as_a_whole(code, names) or not names.isdisjoint(given_on)):
-                yield parameter.name, dataclasses.replace(COMPUTED, besides=(*there, *keys))
-            for name, value in keys.items():
+                yield parameter.name, dataclasses.replace(COMPUTED, besides=(*there, *keywords), unless=(ANOTHER, 1))
+            for name, value in keywords.items():
                 if name not in values and name not in there:
                     further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
                     further += numbers(value)
                     yield from each_other(name, inspect.Parameter.empty, [value, *further])
+
+
+def _more_or_fewer(given: Sequence[Any], inputs: Inputs) -> Iterator[Sequence[Any]]:
+    """One tensor more than a starred parameter is given, and one fewer."""
+    yield from ((*given, tensor) for tensor in itertools.islice(flat_tensors(given or inputs), 1))
+    yield from (given[:-1],) if given else ()
 
 
 def by_name(value: Any) -> bool:
@@ -248,8 +260,9 @@ def with_argument(model: nn.Module, inputs: Inputs, name: str, value: Any = insp
     """Inputs with another value of an argument; with its default where no value is said and it is not among them."""
     args, kwargs = inputs
     parameters = inspect.signature(model.forward).parameters
-    if name in parameters and parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
-        return inputs  # of which there are none
+    if name in parameters and parameters[name].kind in _STARRED:
+        before = list(parameters).index(name)
+        return ((*args[:before], *value), kwargs) if isinstance(value, Starred) else inputs
     place = list(parameters).index(name) if name in parameters else len(args)
     if value is inspect.Parameter.empty:
         if name not in parameters:

@@ -160,14 +160,20 @@ def _plain_items(value: Any) -> dict[str, str]:
     return {name: f"{name}={in_words(item)}" for name, item in held.items()}
 
 
+class Starred(tuple[Any, ...]):
+    """What a parameter such as `*images` is given."""
+
+
 def in_words(value: Any) -> str:
     """An argument in words, the same for values that a forward cannot tell apart.
 
     >>> in_words(torch.ones(2)), in_words("mean"), in_words(print), in_words({"x": torch.ones(2)})
     ('a tensor', "'mean'", 'builtins.print', "a dictionary of 'x'")
     """
-    if value is inspect.Parameter.empty:
+    if value is inspect.Parameter.empty or (isinstance(value, Starred) and not value):
         return "left out"
+    if isinstance(value, Starred):
+        return ", ".join(map(in_words, value))
     if isinstance(value, torch.Tensor):
         return "a tensor"
     if isinstance(value, dict) and not writable(value):

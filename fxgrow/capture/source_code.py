@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -26,10 +26,12 @@ class Untried:
     """Stands for every other value of a name, of which none is tried, and why it is refused.
 
     besides: values that are no others; of keywords, the names of those that are tried as arguments of their own.
+    unless: an argument and a value of it with which the forward has to do something else, or nothing is refused.
     """
 
     why: str
     besides: tuple[Any, ...] = ()
+    unless: tuple[str, Any] | None = field(default=None, compare=False)
 
 
 ANY = Untried("another name may stand for what computes something else with units that grow")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import random
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 from typing import Any
 
@@ -90,6 +92,18 @@ def callers_code() -> Iterator[None]:
     compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and it takes seconds to import
     with torch.compiler.set_stance("force_eager") if compiles else nullcontext(), device or nullcontext():
         yield
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep back what calls print and log that nobody has made."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

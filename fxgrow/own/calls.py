@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import itertools
-import logging
 import operator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +25,7 @@ from fxgrow.capture.recording import Record, Recording
 from fxgrow.capture.source_code import Untried
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.modules.containers import holds_tensor
-from fxgrow.modules.devices import device_of
+from fxgrow.modules.devices import device_of, quietly
 from fxgrow.modules.libraries import is_known
 from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
@@ -66,7 +63,7 @@ def with_other_calls(
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
-    with _quietly():
+    with quietly():
         for call in itertools.chain(
             telling_calls(source, captured, looked.recorded, looked.recorded_as_grown),
             other_calls(source, captured, of_methods, plan, looked.may_be),
@@ -76,18 +73,6 @@ def with_other_calls(
                 return Obstacle(problem, type(source).__name__)
         looked.look_at_pairs()
     return looked.planned()
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep back what calls print and log that nobody has made."""
-    before = logging.root.manager.disable
-    logging.disable()
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 class _OtherCalls:
@@ -178,7 +163,8 @@ class _OtherCalls:
         if callable(call.value):
             self.wrong.setdefault(place, "another function may compute something else with units that grow")
         if isinstance(call.value, Untried):
-            self.wrong.setdefault(place, call.value.why)
+            if call.value.unless is None or self._does_something_else(call):
+                self.wrong.setdefault(place, call.value.why)
             return None
         return self._tried(call)
 
@@ -226,6 +212,17 @@ class _OtherCalls:
             counted = type(call.value) in (int, float) and any(call.place == other.place for other in self._taking)
             self._taking += [call] if call.argument and not (call.together or counted) else []
         return problem
+
+    def _does_something_else(self, call: OtherCall) -> bool:
+        """Whether the forward computes something else then, what it puts out as it was given aside."""
+        graphs: list[fx.Graph] = []
+        try:
+            for inputs in (self.captured.inputs, call.inputs):
+                graphs.append(self._recording_of(call).record("eval", inputs).graph)
+                graphs[-1].erase_node(graphs[-1].output_node())
+        except CaptureError:
+            return True
+        return next(differences(bare(graphs[0]), bare(graphs[1])), None) is not None
 
     def look_at_pairs(self) -> None:
         """Take up pairs of other values, each of which is right alone; or refuse one of them beside the other.

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
 from fxgrow.capture.arguments import ACTING, UNREAD, OtherNumber, other_values, tensors_in_place_of_none, with_argument
-from fxgrow.capture.call_guards import in_words
+from fxgrow.capture.call_guards import Starred, in_words
 from fxgrow.capture.contexts import GUARDS, settled
 from fxgrow.capture.flags import Flag, other_flags, parts_of, value_of
 from fxgrow.capture.inputs import Inputs
@@ -92,10 +92,11 @@ def other_calls(
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         besides = map(in_words, value.besides if isinstance(value, Untried) else ())
-        as_it_was = (in_words(before.get(name, inspect.Parameter.empty)), *besides)
+        as_it_was = (in_words(before.get(name, Starred(before.get(f"*{name}", ())))), *besides)
         unnamed = isinstance(value, OtherNumber)
         given = int(value) if unnamed else value
-        inputs = with_argument(source, captured.inputs, name, given)
+        instead = value.unless if isinstance(value, Untried) else None
+        inputs = with_argument(source, captured.inputs, *(instead or (name, given)))
         call = OtherCall(f"{name}={in_words(given)}", inputs, as_it_was, name, given, unnamed=unnamed)
         if not unnamed or may_be(call):
             yield call

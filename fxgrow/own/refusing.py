@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxgrow.capture.call_guards import in_words
+from fxgrow.capture.call_guards import Starred, in_words
 from fxgrow.capture.flags import parts_of, value_of
 from fxgrow.capture.numbers import plain
 from fxgrow.errors import SettledError
@@ -47,6 +47,7 @@ def refusing(kind: Any, methods: frozenset[str] = frozenset({"forward"})) -> typ
         parameters = list(inspect.signature(plainly).parameters.values())
         places = {parameter.name: place for place, parameter in enumerate(parameters[1:])}
         keywords = {parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD}
+        several = next((parameter.name for parameter in parameters if parameter.kind is parameter.VAR_POSITIONAL), None)
         defaults = {parameter.name: parameter.default for parameter in parameters}
         left_out = inspect.Parameter.empty
 
@@ -59,6 +60,8 @@ def refusing(kind: Any, methods: frozenset[str] = frozenset({"forward"})) -> typ
                 if argument in keywords:
                     return [key for key in kwargs if key not in places]
                 place = places.get(argument, len(args))
+                if argument == several:
+                    return [Starred(map(plain, args[place:]))]
                 return [args[place] if place < len(args) else kwargs.get(argument, defaults.get(argument, left_out))]
 
             for refusal in self.refusals:

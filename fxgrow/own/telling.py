@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -72,7 +71,7 @@ def _turning(relation: Relation, label: str, numbers: Mapping[str, Any], graph: 
         with suppress(ArithmeticError, KeyError):  # of a tensor that nothing reads
             told = {**numbers, label: number + step}
             if comes_out(*relation[:3], lambda name, axis: shapes[name][axis], told) is not relation.outcome:
-                yield from (number + step, number + step + math.copysign(least, step))
+                yield from (number + step, number + step + (least if step > 0 else -least))
                 return
 
 

@@ -178,7 +178,7 @@ class Several(Told):
 @pytest.mark.parametrize(
     ("kind", "given", "others", "taken"),
     [
-        (Flags, (X,), [((X, "b"), {}), ((X, True), {}), ((X, X), {}), ((X,), {"q": 1})], 0),
+        (Flags, (X,), [((X, "b"), {}), ((X, True), {}), ((X, X), {}), ((X,), {"q": 1})], 2),
         (Further, (X,), [((X,), {"centred": True}), ((X,), {"also": True})], 1),
         (Several, ({"a": X, "b": X},), [(({"a": X},), {}), (({"b": X},), {})], 2),
     ],
@@ -198,3 +198,35 @@ def test_what_a_call_has_more_or_less_is_taken_or_refused(
         taken -= 1
         torch.testing.assert_close(after, model(*args, **kwargs), rtol=EXACT, atol=EXACT)
     assert taken == 0
+
+
+class Passing(Told):
+    """Gives back all that it is given, and more."""
+
+    def forward(self, batch: dict[str, Tensor], **further: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        return {**batch, "out": self.finished(batch["image"], **further)}
+
+    def finished(self, x: Tensor, **further: Any) -> Tensor:
+        return self.head(self.read(x).relu())  # type: ignore[no-any-return]
+
+
+class Gated(Told):
+    def forward(self, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.read(inputs[0]).relu()
+        return self.head(self.inner(h) * inputs[1] if len(inputs) > 1 else h)  # type: ignore[no-any-return]
+
+
+def test_what_nothing_hangs_on_may_be_there_or_not() -> None:
+    model = lively(Passing()).double()
+    grown = fxgrow.grow(model, 1.5, example_inputs=({"image": X},))
+    out = grown({"image": X, "label": X[:, 0]}, verbose=True)
+    torch.testing.assert_close(out, model({"image": X, "label": X[:, 0]}), rtol=EXACT, atol=EXACT)
+
+
+def test_fewer_tensors_are_tried_and_further_ones_refused() -> None:
+    model = lively(Gated()).double()
+    grown = fxgrow.grow(model, 1.5, example_inputs=(X, X[:, :1]))
+    torch.testing.assert_close(grown(X), model(X), rtol=EXACT, atol=EXACT)
+    narrow = fxgrow.grow(model, 1.5, example_inputs=(X,))
+    with pytest.raises(SettledError, match="inputs is a tensor, a tensor, for which the model did not grow"):
+        narrow(X, X[:, :1])
