@@ -120,8 +120,11 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             yield name, ANY
         several = value if isinstance(value, (tuple, list)) and value else (value,)
         counts = all(type(item) in (int, float) for item in several)
-        of_kind = counts or (isinstance(value, (str, tuple, list, set)) and not fields_of(value))
+        of_kind = counts or isinstance(value, str)
+        of_kind |= isinstance(value, (tuple, list, set)) and not fields_of(value)
         if of_kind and not installed and decides_within(code, names, counts):
+            if holds_tensor(value):
+                yield from ((name, type(value)(each)) for each in _more_or_fewer(value, inputs))
             yield name, COMPUTED
         held_here = value if isinstance(value, dict) else fields_of(value)
         if any(isinstance(item, dict) or fields_of(item) for item in held_here.values()) and looks_within(code, name):
@@ -162,7 +165,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
 
 
 def _more_or_fewer(given: Sequence[Any], inputs: Inputs) -> Iterator[Sequence[Any]]:
-    """One tensor more than a starred parameter is given, and one fewer."""
+    """One tensor more than there are, and one fewer."""
     yield from ((*given, tensor) for tensor in itertools.islice(flat_tensors(given or inputs), 1))
     yield from (given[:-1],) if given else ()
 

@@ -182,6 +182,8 @@ def in_words(value: Any) -> str:
         plain = _plain_items(value)
         named = [plain.get(name, repr(name)) for name, item in held.items() if item is not None]
         return f"a {type(value).__name__} of {', '.join(sorted(named))}"
+    if isinstance(value, (tuple, list)) and holds_tensor(value):
+        return f"[{', '.join(map(in_words, value))}]"
     return repr(value) if writable(value) else name_of_object(value)
 
 

@@ -181,6 +181,8 @@ def _put_together(was: Any, first: Any, second: Any) -> Any:
     if isinstance(first, (set, enum.Flag)):
         return first | second
     if type(first) in (tuple, list):
+        if holds_tensor((first, second)):
+            return None
         return type(first)([*first, *(item for item in second if item not in first)])
     before, one, other = (value if isinstance(value, dict) else fields_of(value) for value in (was, first, second))
     if not (one and other):

@@ -230,3 +230,23 @@ def test_fewer_tensors_are_tried_and_further_ones_refused() -> None:
     narrow = fxgrow.grow(model, 1.5, example_inputs=(X,))
     with pytest.raises(SettledError, match="inputs is a tensor, a tensor, for which the model did not grow"):
         narrow(X, X[:, :1])
+
+
+class Listed(Told):
+    def forward(self, images: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        h = self.read(images[0]).relu()
+        return self.head(h - h.mean(-1, keepdim=True) if len(images) > 1 else self.inner(h))  # type: ignore[no-any-return]
+
+
+def test_lists_with_more_or_fewer_tensors_are_taken_or_refused() -> None:
+    model = lively(Listed()).double()
+    for given in ([X], [X, X]):
+        grown = fxgrow.grow(model, 1.5, example_inputs=(given,), init="replicate")
+        assert isinstance(grown, Listed)
+        for other in ([X], (X,), [X, X], [X, X, X]):
+            try:
+                after = grown(other)
+            except SettledError as error:
+                assert len(other) == 3 and "images is [a tensor, a tensor, a tensor]" in str(error)
+                continue
+            torch.testing.assert_close(after, model(other), rtol=EXACT, atol=EXACT)
