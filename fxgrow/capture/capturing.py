@@ -97,6 +97,7 @@ def _captured(
     records = {"eval": first, "train": recording.record("train", inputs)} if first.by_mode else {"eval": first}
     graphs = {mode: record.graph for mode, record in records.items()}
     computing = {node.meta[HOOK] for graph in graphs.values() for node in graph.nodes if HOOK in node.meta}
+    computing.update(*(record.hooks for record in records.values()))
     hooks = tuple(sorted({*computing, *(RunningHook("", name) for name in names_of_hooks(bare))}))
     tree = twin_of(bare, share=True)  # what is put into it would be seen by a forward that goes through its parts
     graphs = merge(tree, graphs) if first.by_mode else {"both": first.graph}

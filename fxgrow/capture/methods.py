@@ -13,7 +13,9 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+
+from fxgrow.modules.containers import of_kind
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -65,6 +67,8 @@ class MethodRuns:
         self.paths = paths
         self.names = {id(code): name for kind in set(map(type, modules)) for name, code in _methods(kind)}
         self.hooks = {id(code): code.co_name for part in modules for code in _codes_of_hooks(part)}
+        self.exchanging: set[RunningHook] = set()
+        """The hooks that gave something else than they were given, be it without a call."""
         self.outermost: FrameType | None = None
         self.runs: dict[FrameType, MethodRun | None] = {}
 
@@ -100,11 +104,54 @@ class MethodRuns:
             frame = frame.f_back
         return None
 
+    @contextmanager
+    def hooks_noted(self, module: nn.Module) -> Iterator[None]:
+        """Note which hooks on the forward of a module give something else than they are given."""
+        held = [(hooks, key, hook, first) for hooks, first in _hooks_of(module) for key, hook in hooks.items()]
+        noted = [(*each, self._noting(each[2], each[3])) for each in held if _code_of_hook(each[2]) is not None]
+        for hooks, key, _, _, noting_it in noted:
+            hooks[key] = noting_it
+        try:
+            yield
+        finally:
+            for hooks, key, hook, _, noting_it in noted:
+                if hooks.get(key) is noting_it:  # else it has taken itself off
+                    hooks[key] = hook
+
+    def _noting(self, hook: Function, first: bool) -> Function:
+        """A hook that is noted where it changes something; first: whether it runs before the forward."""
+
+        @functools.wraps(hook)
+        def noted(module: Any, *given: Any) -> Any:
+            passed = given if first else given[-1:]
+            before = [*of_kind(passed, _HANDED)]
+            result = hook(module, *given)
+            after = [*of_kind(passed if result is None else result, _HANDED)]
+            if not (len(before) == len(after) and all(map(_is_same, before, after))):
+                code = _code_of_hook(hook)
+                self.exchanging.add(RunningHook(self.paths.get(id(module), ""), getattr(code, "co_name", "")))
+            return result
+
+        return noted  # type: ignore[return-value]
+
     def _run(self, frame: FrameType, name: str) -> MethodRun | None:
         if frame not in self.runs:
             path = self.paths.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
             self.runs[frame] = None if path is None else MethodRun(path, name, len(self.runs))
         return self.runs[frame]
+
+
+_PLAIN = (bool, int, float, str, type(None))
+_HANDED = (Tensor, *_PLAIN)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and type(one) in _PLAIN and bool(one == other))
+
+
+def _hooks_of(module: nn.Module) -> tuple[tuple[Any, bool], tuple[Any, bool]]:
+    """The hooks on the forward of a module, and whether they run before it."""
+    return (module._forward_hooks, False), (module._forward_pre_hooks, True)
 
 
 def names_of_hooks(module: nn.Module) -> set[str]:
@@ -113,7 +160,7 @@ def names_of_hooks(module: nn.Module) -> set[str]:
 
 
 def _codes_of_hooks(module: nn.Module) -> list[CodeType]:
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    hooks = (hook for held, _ in _hooks_of(module) for hook in held.values())
     return [code for code in map(_code_of_hook, hooks) if code is not None]
 
 

@@ -367,7 +367,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 return plainly(module, *args, **kwargs)
             self.paths.append((path, modules_called() + 1))
             try:
-                with self.refusals(path):
+                with self.refusals(path), self.methods.hooks_noted(module):
                     return self._noted(path, args, self._called(module, path, plainly, args, kwargs))
             except CaptureError:
                 raise

@@ -24,6 +24,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.leavings import Leavings, made_of_weights
 from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
+from fxgrow.capture.methods import RunningHook
 from fxgrow.capture.numbers import SizeComparison
 from fxgrow.capture.outputs import Form, taken_apart
 from fxgrow.capture.probing import AS_CAPTURED, COURSE, Circumstances, Difference, differences
@@ -54,7 +55,7 @@ class Record:
     asked of its inputs besides. by_mode, by_size: whether the forward asked for what another mode, or another size of
     the inputs, could change; else the record would be the same. left: the paths of attributes in which the forward
     leaves tensors. written: the numbers that it gives modules that are a node, by path and name, even if they are what
-    they were before.
+    they were before. hooks: those that give something else than they are given.
     """
 
     graph: fx.Graph
@@ -68,6 +69,7 @@ class Record:
     left: tuple[str, ...] = ()
     written: dict[tuple[str, str], Any] = field(default_factory=dict)
     relations: frozenset[Relation] = frozenset()
+    hooks: frozenset[RunningHook] = frozenset()
 
 
 class Recording:
@@ -176,6 +178,7 @@ class Recording:
             left=left,
             written={key: number for key, (_, number) in written.items()},
             relations=frozenset(recorder.relations),
+            hooks=frozenset(recorder.methods.exchanging),
         )
 
     def _runner(self, dtype: Callable[[torch.dtype], torch.dtype] | None) -> nn.Module:

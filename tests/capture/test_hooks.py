@@ -16,7 +16,7 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import UntraceableError
+from fxgrow.errors import FxgrowError, UntraceableError
 from fxgrow.growth.replay import hooks_as_for
 from fxgrow.proof.certificate import Verdict
 
@@ -245,3 +245,22 @@ def test_hooks_that_compute_are_known_by_their_module() -> None:
     model[1].enter.register_forward_hook(lambda layer, _, result: layer.__dict__.update(mean=result.mean().shape))
     plan = fxgrow.plan(model, width=2, example_inputs=X)
     assert plan.hooks == (("1", "<lambda>"),)  # not the layer that it runs, and not what only looks
+
+
+def first_of(part: nn.Module, given: Any) -> Any:
+    return given[:1]
+
+
+def test_hooks_that_give_something_else_without_a_call_are_known() -> None:
+    model = nn.Sequential(nn.Linear(8, 12), Block(), Block(), nn.Linear(12, 2)).double().eval()
+    model[1].register_forward_hook(lambda block, given, result: given[0])
+    model[2].register_forward_hook(lambda block, given, result: result)
+    model[2].enter.register_forward_pre_hook(first_of)
+    hooks = [dict(part._forward_hooks) for part in model]
+    plan = fxgrow.plan(model, width=2, example_inputs=X)
+    assert plan.hooks == (("1", "<lambda>"),)  # not those that give what they were given
+    assert [dict(part._forward_hooks) for part in model] == hooks
+    bare = nn.Sequential(nn.Linear(8, 12), Block(), Block(), nn.Linear(12, 2)).double().eval()
+    bare.load_state_dict(model.state_dict())
+    with pytest.raises(FxgrowError, match="hook"):
+        plan.apply(bare)
