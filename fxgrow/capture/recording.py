@@ -46,6 +46,10 @@ _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
 
 
+class FailedError(UntraceableError):
+    """The forward raises an error of its own: it may not take what it was called with."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One run of a forward: its graph, the class of its output, what the graph cannot keep.
@@ -309,7 +313,7 @@ def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
         if "fxgrow_failed" in error.__dict__:  # no name for it: it would hold this frame, which holds it
             raise error.__dict__.pop("fxgrow_failed") from error
         place = getattr(error, "fxgrow_place", type(recorder.root).__name__)
-        raise UntraceableError(
+        raise FailedError(
             f"the forward cannot be captured: {first_line(error)}",
             where=place,
             remedy="rewrite control flow that depends on the values of tensors, or grow the parts around it",

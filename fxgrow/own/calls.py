@@ -21,9 +21,9 @@ from fxgrow.capture.contexts import GUARDS, STATE
 from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import differences, samples_of
-from fxgrow.capture.recording import Record, Recording
+from fxgrow.capture.recording import FailedError, Record, Recording
 from fxgrow.capture.source_code import Untried
-from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.errors import CaptureError, FxgrowError, UntraceableError
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.devices import device_of, quietly
 from fxgrow.modules.libraries import is_known
@@ -180,8 +180,12 @@ class _OtherCalls:
                 self._idle += [] if call.together else [call]
                 return None
             otherwise = recorded(before, call.inputs)
-        except CaptureError:  # nothing can be said of it, or the model does not take it
-            return None
+        except CaptureError as error:
+            if not call.argument or not isinstance(error, UntraceableError) or isinstance(error, FailedError):
+                return None  # the model does not take it
+            if holds_tensor(call.value):  # it may be no tensor that the argument is meant for
+                return None
+            return f"nothing can be said of its course: {error.what}"
         sizes = _sizes(after, with_channels(call.inputs, self.plan.channels))
         plain = _sizes_given(otherwise.graphs.get("eval") or otherwise.graphs["both"])
         if sizes is not None and sizes != plain:
