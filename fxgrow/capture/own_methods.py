@@ -112,9 +112,9 @@ _HARMLESS = {"abs", "dict", "enumerate", "float", "int", "isinstance", "len", "l
 _HARMLESS |= {"all", "any", "callable", "divmod", "filter", "hash", "id", "iter", "map", "next", "pow", "repr", "type"}
 _HARMLESS |= {"round", "slice", "sorted", "sum", "super", "tuple", "zip", "getattr", "hasattr", "print"}
 _LIBRARIES = {"torch", "timm", "torchvision", "einops", "math", "numpy", "warnings", "enum", "typing", "collections"}
-_LIBRARIES |= {"contextlib", "copy", "dataclasses", "functools", "itertools", "logging", "operator", "time"}
+_LIBRARIES |= {"contextlib", "copy", "dataclasses", "functools", "itertools", "logging", "operator", "random", "time"}
 _ACTING = {"save", "load", "savez", "savetxt", "tofile", "dump", "write", "system", "manual_seed", "seed", "set_state"}
-_ACTING |= {"load_state_dict", "backward", "step"}
+_ACTING |= {"setstate", "load_state_dict", "backward", "step"}
 """What functions of libraries and methods are called that do more than compute."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -33,10 +35,16 @@ class ByNumpy(Turned):
         return bool(x.detach().numpy().sum() > -1e9)
 
 
-@pytest.mark.parametrize("kind", [Turned, ByNumpy])
+class ByPython(Turned):
+    def by_chance(self, x: Tensor) -> bool:
+        return random.random() < 2
+
+
+@pytest.mark.parametrize("kind", [Turned, ByNumpy, ByPython])
 def test_a_value_with_which_no_graph_holds_the_forward_is_refused(kind: type[Turned]) -> None:
-    model = kind().double()
+    model, before = kind().double(), random.getstate()
     grown = fxgrow.grow(model, width=2, example_inputs=X)
+    assert random.getstate() == before
     with pytest.raises(SettledError, match=r"turned is True, .*: with turned=True nothing can be said"):
         grown(X, turned=True)
     torch.testing.assert_close(grown(X, doubled=True), model(X, doubled=True), rtol=EXACT, atol=EXACT)
