@@ -26,7 +26,7 @@ from fxgrow.capture.source_code import Untried
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError
 from fxgrow.modules.containers import holds_tensor
 from fxgrow.modules.devices import device_of, quietly
-from fxgrow.modules.libraries import is_known
+from fxgrow.modules.libraries import is_installed, is_known
 from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
@@ -181,10 +181,9 @@ class _OtherCalls:
                 return None
             otherwise = recorded(before, call.inputs)
         except CaptureError as error:
-            if not call.argument or not isinstance(error, UntraceableError) or isinstance(error, FailedError):
-                return None  # the model does not take it
-            if holds_tensor(call.value):  # it may be no tensor that the argument is meant for
-                return None
+            runs = isinstance(error, UntraceableError) and not isinstance(error, FailedError)
+            if not (runs and call.argument) or holds_tensor(call.value) or is_installed(type(self.source)):
+                return None  # the model does not take it, or it is no tensor that the argument is meant for
             return f"nothing can be said of its course: {error.what}"
         sizes = _sizes(after, with_channels(call.inputs, self.plan.channels))
         plain = _sizes_given(otherwise.graphs.get("eval") or otherwise.graphs["both"])
