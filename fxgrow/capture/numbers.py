@@ -356,6 +356,18 @@ def _relate(question: str, left: Any, right: Any, outcome: bool) -> None:
         recordings[-1].relations.add(Relation(question, first, second, outcome))
 
 
+def _forgotten(plainly: Callable[..., Any]) -> Any:
+    """A function whose result does not remember, so that the course may hang on what goes into it: `int`, `>>`."""
+
+    def method(self: Any, *rest: Any) -> Any:
+        nodes = (node_of(number) for number in (self, *rest))
+        if recordings:
+            recordings[-1].settling.update(node for node in nodes if node is not None)
+        return plainly(plain(self), *map(plain, rest))
+
+    return method
+
+
 _MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 """What is asked of the right operand where this is asked of the left one."""
 
@@ -419,3 +431,7 @@ for _kind in (Int, Float):
         setattr(_kind, f"__{_name}__", _divided)
     for _function in (operator.neg, operator.abs, round, math.ceil, math.floor):
         setattr(_kind, f"__{_function.__name__}__", remembered(_function))
+for _name in ("and", "or", "xor", "lshift", "rshift"):
+    for _method in (f"__{_name}__", f"__r{_name}__"):
+        setattr(Int, _method, _forgotten(getattr(int, _method)))
+setattr(Float, "__int__", _forgotten(float.__int__))  # noqa: B010 - as the others

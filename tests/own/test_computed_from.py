@@ -250,3 +250,22 @@ def test_lists_with_more_or_fewer_tensors_are_taken_or_refused() -> None:
                 assert len(other) == 3 and "images is [a tensor, a tensor, a tensor]" in str(error)
                 continue
             torch.testing.assert_close(after, model(other), rtol=EXACT, atol=EXACT)
+
+
+class Bits(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return told >> 1 == 3 or told & 8
+
+
+class Whole(Told):
+    def centres(self, told: Any, count: int) -> Any:
+        return int(told / 2) == 3
+
+
+@pytest.mark.parametrize("kind", [Bits, Whole])
+def test_a_graph_keeps_numbers_by_whose_bits_or_whole_part_it_was_decided(kind: type[Told]) -> None:
+    model = lively(kind()).double()
+    graph = fxgrow.grow(model, 1.5, example_inputs=(X, 1), form="graph")
+    torch.testing.assert_close(graph(X, 1), model(X, 1), rtol=EXACT, atol=EXACT)
+    with pytest.raises(SettledError, match="told was 1 when the model was captured, and is 6 now"):
+        graph(X, 6)
