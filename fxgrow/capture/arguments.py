@@ -118,8 +118,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         of_parts = isinstance(value, str) and any(named.get(each) for each in derived)  # "one+other"
         if by_name(value) and (of_parts or any(looked_up)):
             yield name, ANY
-        several = value if isinstance(value, (tuple, list)) and value else (value,)
-        counts = all(type(item) in (int, float) for item in several)
+        counts = all(type(item) in (int, float) for item in _one_or_several(value))
         of_kind = counts or isinstance(value, str)
         of_kind |= isinstance(value, (tuple, list, set)) and not fields_of(value)
         if of_kind and not installed and decides_within(code, names, counts):
@@ -172,8 +171,12 @@ def _more_or_fewer(given: Sequence[Any], inputs: Inputs) -> Iterator[Sequence[An
 
 def by_name(value: Any) -> bool:
     """Whether a value is a text, or several, by which code may look something up."""
-    several = value if isinstance(value, (tuple, list)) and value else (value,)
-    return all(isinstance(item, str) for item in several)
+    return all(isinstance(item, str) for item in _one_or_several(value))
+
+
+def _one_or_several(value: Any) -> Sequence[Any]:
+    """The items of a tuple or list, if it has any; of any other value, the value."""
+    return value if isinstance(value, (tuple, list)) and value else (value,)
 
 
 def _options(model: nn.Module, name: str) -> list[Any]:

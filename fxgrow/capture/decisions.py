@@ -7,14 +7,12 @@ import builtins
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrow.capture.names_in_code import assignments, name_of, passed_on
+from fxgrow.capture.names_in_code import OF_ENDS, assignments, name_of, passed_on
 
 _OF_KIND = {"callable", "hasattr", "isinstance", "issubclass", "type"}
 _ARITHMETIC = {"abs", "divmod", "float", "int", "max", "min", "round", "bool"}
 _OF_PYTHON = {name for name in vars(builtins) if name.islower() and not name.startswith("_")}
 """Python's functions."""
-
-_ENDS = {"startswith", "endswith"}
 
 
 def decides_within(code: Sequence[ast.AST], names: Collection[str], counts: bool = False) -> bool:
@@ -55,7 +53,7 @@ class _Deciding(NamedTuple):
             if isinstance(called, ast.Name) and called.id in _OF_PYTHON - (_ARITHMETIC if self.counts else set()):
                 return called.id not in _OF_KIND and not all(map(self._goes_through, inside))
             if isinstance(called, ast.Attribute) and name_of(called.value) != "self":
-                return not (called.attr in _ENDS and name_of(called.value) in self.names)
+                return not (called.attr in OF_ENDS and name_of(called.value) in self.names)
             return any(map(self.computes, inside))
         if isinstance(test, (ast.BoolOp, ast.UnaryOp, ast.NamedExpr, ast.Compare, ast.Tuple, ast.List, ast.Starred)):
             return any(self.computes(part) for part in ast.iter_child_nodes(test) if isinstance(part, ast.expr))

@@ -74,6 +74,9 @@ def _names_of(target: ast.expr) -> set[str]:
     return {name_of(target)} - {""}
 
 
+OF_ENDS = ("startswith", "endswith")
+"""Methods of a text that compare its ends with what they are given."""
+
 _CONVERTING = {"dict", "copy", "deepcopy", "int", "float", "str", "bool", "tuple", "list", "set", "frozenset"}
 _CONVERTING |= {"lower", "upper", "strip", "casefold", "capitalize", "title", "removeprefix", "removesuffix"}
 """Functions and methods of a value that give the same value in another form."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -99,14 +100,7 @@ def resized(inputs: Inputs, size: int, other: int, only_last: bool = False) -> C
     only_last: the width of images, and not their height.
     """
 
-    def changed_one(tensor: Tensor) -> Tensor:
-        axes = resized_axes(tensor)[-1 if only_last else 0 :]
-        if not any(tensor.shape[axis] == size for axis in axes):
-            return tensor
-        shape = [other if k in axes and n == size else n for k, n in enumerate(tensor.shape)]
-        return torch.empty(shape, dtype=tensor.dtype, device="meta")
-
-    varied = each_tensor(inputs, changed_one)
+    varied = _with_size(inputs, lambda tensor: resized_axes(tensor)[-1 if only_last else 0 :], size, other)
     pairs = zip(flat_tensors(varied), flat_tensors(inputs), strict=True)
     return Changed(varied, frozenset({SIZE})) if any(new is not old for new, old in pairs) else None
 
@@ -137,16 +131,22 @@ def between(inputs: Inputs) -> Iterator[tuple[int, int, list[Inputs]]]:
     axes = {(axis, int(x.shape[axis])) for x in _tensors(inputs) for axis in axes_between(x)}
     for axis, size in sorted(axes):
         others = (size + 1, size - 1) if size > 1 else (size + 1,)
-        yield axis, size, [_with_size(inputs, axis, size, other) for other in others]
+        at: Callable[[Tensor], Collection[int]] = partial(_at_if_between, axis)
+        yield axis, size, [_with_size(inputs, at, size, other) for other in others]
 
 
-def _with_size(inputs: Inputs, axis: int, size: int, other: int) -> Inputs:
-    """Inputs with another size of an axis between the samples and the size, where it has this one."""
+def _at_if_between(axis: int, tensor: Tensor) -> Collection[int]:
+    return {axis} & {*axes_between(tensor)}
+
+
+def _with_size(inputs: Inputs, axes_of: Callable[[Tensor], Collection[int]], size: int, other: int) -> Inputs:
+    """Inputs with another size of some axes of each tensor, where these have one size; other tensors as they are."""
 
     def changed_one(tensor: Tensor) -> Tensor:
-        if axis not in axes_between(tensor) or tensor.shape[axis] != size:
+        axes = axes_of(tensor)
+        if not any(tensor.shape[axis] == size for axis in axes):
             return tensor
-        shape = [other if k == axis else n for k, n in enumerate(tensor.shape)]
+        shape = [other if k in axes and n == size else n for k, n in enumerate(tensor.shape)]
         return torch.empty(shape, dtype=tensor.dtype, device="meta")
 
     varied: Inputs = each_tensor(inputs, changed_one)

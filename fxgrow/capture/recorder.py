@@ -8,7 +8,7 @@ import operator
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -367,7 +367,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 return plainly(module, *args, **kwargs)
             self.paths.append((path, modules_called() + 1))
             try:
-                with self.refusals(path), self.methods.hooks_noted(module):
+                with self.refusals(path), self.methods.hooks_noted(module) if has_hooks(module) else nullcontext():
                     return self._noted(path, args, self._called(module, path, plainly, args, kwargs))
             except CaptureError:
                 raise

@@ -133,8 +133,7 @@ def _turned(
         if turned is None:
             continue
         feature, few, varied = turned
-        difference = _parting(recording, mode, graph, varied)
-        if difference is not None:
+        for _, difference in _first_parting(recording, mode, graph, [varied]):
             takes = f"{few} of which take" if feature == BATCH else f"which as {few} takes"
             where = difference.place or type(recording.bare).__name__
             finding = f"{difference.what} hangs on the {_MEANING[feature]}, {takes} another course"
@@ -227,13 +226,6 @@ def _first_parting(
             if difference is not None:
                 yield inputs, difference
             return
-
-
-def _parting(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> Difference | None:
-    """Where a record on other inputs parts from the graph; None also where the model does not take them."""
-    with suppress(CaptureError):
-        return next(differences(graph, recording.record(mode, inputs).graph), None)
-    return None
 
 
 def _guard_comparison(graph: fx.Graph, comparison: SizeComparison, samples: int) -> None:

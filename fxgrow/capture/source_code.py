@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.capture.names_in_code import assignments, name_of, one_of, passed_on, passed_on_as
+from fxgrow.capture.names_in_code import OF_ENDS, assignments, name_of, one_of, passed_on, passed_on_as
 from fxgrow.modules.holders import held_by
 from fxgrow.modules.libraries import is_library
 
@@ -188,7 +188,7 @@ def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[An
             shift = next((c for c in _constants([node.left]) if isinstance(c, int)), 0)
             if name := name_of(at):
                 values.setdefault(name, []).extend(c << shift for c in _constants([node.right]) if isinstance(c, int))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_ENDS:
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in OF_ENDS:
             if name := name_of(node.func.value):
                 values.setdefault(name, []).extend(_constants(node.args))
         elif isinstance(node, ast.Match) and (name := name_of(node.subject)):
@@ -290,7 +290,6 @@ def _items(code: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
             yield name, keys[0]
 
 
-_OF_ENDS = ("startswith", "endswith")
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _MANY, _ONE = tuple(range(16)), (1,)
 

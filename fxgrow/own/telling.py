@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
@@ -35,14 +36,18 @@ def telling_calls(
     recorded, grown: a record of a model, and a graph of its grown copy, with an argument as a placeholder.
     """
     called = as_called(source, captured) if not is_known(type(source)) else {}
-    computing = bool(called) and only_compute(source, methods_that_ran(captured))
     numbers = {argument: found for argument, value in called.items() if (found := _numbers_in(argument, value))}
     by_label = {label: number for found in numbers.values() for label, number in found.items()}
+    computing = bool(numbers) and only_compute(source, methods_that_ran(captured))
     for argument, labels in numbers.items():
+        if not (computing or argument in labels):
+            continue  # of several numbers nothing else is asked
         record, value = recorded(argument), called[argument]
+        relations = sorted(record.relations, key=str) if computing else []
+        shapes = _shapes(record.graph) if relations else {}
         for label in labels:
-            relations = sorted((each for each in record.relations if computing and label in each.arguments()), key=str)
-            others = [other for each in relations for other in _turning(each, label, by_label, record.graph)]
+            about = (relation for relation in relations if label in relation.arguments())
+            others = [other for relation in about for other in _turning(relation, label, by_label, shapes)]
             if label == argument:
                 others += _telling(record.graph, functools.partial(grown, argument), argument, value)
             for other in dict.fromkeys(others):
@@ -61,10 +66,16 @@ def _numbers_in(argument: str, value: Any) -> dict[str, Any]:
     return {f"{argument}[{k}]": item for k, item in several.items()} if plain else {}
 
 
-def _turning(relation: Relation, label: str, numbers: Mapping[str, Any], graph: fx.Graph) -> Iterator[Any]:
-    """The number nearest to one of an argument with which a comparison comes out otherwise, and one further on."""
+def _shapes(graph: fx.Graph) -> dict[str, torch.Size]:
+    """The shapes of the tensors of a graph, by the names of their nodes."""
     tensors = ((node.name, node.meta.get("value")) for node in graph.nodes)
-    shapes = {name: tensor.shape for name, tensor in tensors if isinstance(tensor, Tensor)}
+    return {name: tensor.shape for name, tensor in tensors if isinstance(tensor, Tensor)}
+
+
+def _turning(
+    relation: Relation, label: str, numbers: Mapping[str, Any], shapes: Mapping[str, torch.Size]
+) -> Iterator[Any]:
+    """The number nearest to one of an argument with which a comparison comes out otherwise, and one further on."""
     number = numbers[label]
     least = 1 if type(number) is int else 0.125
     for step in (side * count * least for count in range(1, _FAR) for side in (1, -1)):
